@@ -1,0 +1,1 @@
+"""The command lines, installed as the package ``lightning_budget_scripts``."""

@@ -1,0 +1,98 @@
+"""The two values that travel between data, model, losses and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor as KeyedJaggedTensor
+
+
+@dataclass(frozen=True)
+class ResponsePrediction:
+    """Predicted mean outcomes of every treatment for every user.
+
+    Attributes:
+        value: ``[N, K]``, value units per user.
+        cost: ``[N, K]``, currency per user.
+    """
+
+    value: Tensor
+    cost: Tensor
+
+    def detach(self) -> ResponsePrediction:
+        return ResponsePrediction(self.value.detach(), self.cost.detach())
+
+
+@dataclass(frozen=True)
+class RCTBatch:
+    """Rows of a randomized trial: N users, K treatments, D dense features, F id features.
+
+    The id features lie in one jagged batch, feature by feature and user by user within a feature::
+
+        keys     user_id      viewed
+        lengths  [1, 1, 1]    [2, 0, 3]
+        values   [7, 3, 9]    [4, 1,  | | 8, 2, 5]
+
+    Attributes:
+        dense: ``[N, D]`` float32, as measured (the model standardises).
+        sparse: ``KeyedJaggedTensor`` over the F id features, or ``None`` where there are none.
+        treatment: ``[N]`` int64, the arm given; 0 is control.
+        value, cost: ``[N]`` float32, observed under the arm given.
+        propensity: ``[N]`` float32, probability of the arm given.
+        row: ``[N]`` int64, position in the split; −1 marks a row that only fills up a batch.
+        true_value, true_cost: ``[N, K]`` float32 oracle means, where a simulator knows them.
+    """
+
+    dense: Tensor
+    sparse: KeyedJaggedTensor | None
+    treatment: Tensor
+    value: Tensor
+    cost: Tensor
+    propensity: Tensor
+    row: Tensor
+    true_value: Tensor | None = None
+    true_cost: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.treatment.shape[0]
+
+    def _map(self, fn: Any) -> RCTBatch:
+        return RCTBatch(**{f.name: None if (x := getattr(self, f.name)) is None else fn(x) for f in fields(self)})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> RCTBatch:
+        """Move to a device; from pinned memory with ``non_blocking`` the copy overlaps with compute."""
+        return self._map(lambda x: x.to(device=torch.device(device), non_blocking=non_blocking))
+
+    def pin_memory(self) -> RCTBatch:
+        """Copy into page-locked memory; called by ``DataLoader(pin_memory=True)``."""
+        return self._map(lambda x: x.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the memory until ``stream`` is done with it."""
+        for f in fields(self):
+            if (x := getattr(self, f.name)) is not None:
+                x.record_stream(stream)
+
+    def __getitem__(self, rows: slice) -> RCTBatch:
+        """A contiguous slice of users.
+
+        Raises:
+            TypeError: if ``rows`` is not a slice without step.
+        """
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise TypeError(f"RCTBatch takes a slice without step, got {rows!r}")
+        start, stop, _ = rows.indices(len(self))
+        stop = max(start, stop)
+        return self._map(lambda x: _slice_jagged(x, start, stop) if isinstance(x, KeyedJaggedTensor) else x[start:stop])
+
+
+def _slice_jagged(sparse: KeyedJaggedTensor, start: int, stop: int) -> KeyedJaggedTensor:
+    values, lengths = [], []
+    for feature in sparse.to_dict().values():
+        offsets = feature.offsets()
+        values.append(feature.values()[int(offsets[start]) : int(offsets[stop])])
+        lengths.append(feature.lengths()[start:stop])
+    return KeyedJaggedTensor.from_lengths_sync(sparse.keys(), torch.cat(values), torch.cat(lengths))

@@ -1,0 +1,104 @@
+"""What a model needs to know of its training split: scales, means and shares; travels inside the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_budget.errors import InputError
+from lightning_budget.schema import DataSchema, Outcome
+from lightning_budget.table import RCTTable
+
+FLOOR = 1e-8
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """Moments of the training split, K treatments and D dense features, as plain numbers.
+
+    Attributes:
+        dense_mean, dense_std: D each; a standard deviation below 1e-8 counts as 1.
+        arm_share: K, share of rows given each treatment.
+        value_mean, cost_mean: K each, mean observed outcome of the rows given each treatment.
+        value_scale, cost_scale: root mean square of the outcome over all rows (below 1e-8 counts as 1);
+            1 for a binary outcome.
+    """
+
+    dense_mean: tuple[float, ...]
+    dense_std: tuple[float, ...]
+    arm_share: tuple[float, ...]
+    value_mean: tuple[float, ...]
+    cost_mean: tuple[float, ...]
+    value_scale: float
+    cost_scale: float
+
+    @classmethod
+    def from_table(cls, table: RCTTable, schema: DataSchema) -> DataStatistics:
+        """Compute from the training split.
+
+        Args:
+            table: N rows, the training split and nothing else.
+            schema: names of its treatments.
+
+        Raises:
+            InputError: if the table is empty or a treatment has no rows.
+        """
+        k = schema.num_treatments
+        counts = torch.bincount(table.treatment, minlength=k).double()
+        for name, count in zip(schema.treatments, counts.tolist(), strict=True):
+            if count == 0:
+                raise InputError(
+                    f"arm {name!r} has no rows in the training split of {len(table)}",
+                    "every arm of `arms` in the training split",
+                    "remove the arm from `arms`, or enlarge the training split",
+                )
+        mean, std = _column_moments(table.dense)
+        return cls(
+            dense_mean=tuple(mean),
+            dense_std=tuple(std),
+            arm_share=tuple((counts / counts.sum()).tolist()),
+            value_mean=_mean_by_arm(table.value, table.treatment, counts),
+            cost_mean=_mean_by_arm(table.cost, table.treatment, counts),
+            value_scale=_scale(table.value, schema.value_kind),
+            cost_scale=_scale(table.cost, schema.cost_kind),
+        )
+
+    @property
+    def free_spend(self) -> float:
+        """Currency per user that giving everybody the most valuable single arm costs: the unit of budget fractions."""
+        best = max(range(len(self.value_mean)), key=lambda j: self.value_mean[j])
+        return self.cost_mean[best]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers only, so a checkpoint loads with ``weights_only=True``."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> DataStatistics:
+        """Inverse of :meth:`to_dict`."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
+        return cls(**plain)
+
+
+def _column_moments(dense: Tensor) -> tuple[list[float], list[float]]:
+    # Column by column: a float64 copy of the whole matrix would double the memory of a large table.
+    mean, std = [], []
+    for column in dense.unbind(1):
+        x = column.double()
+        s = float(x.std(correction=0))
+        mean.append(float(x.mean()))
+        std.append(s if s > FLOOR else 1.0)
+    return mean, std
+
+
+def _mean_by_arm(outcome: Tensor, treatment: Tensor, counts: Tensor) -> tuple[float, ...]:
+    total = torch.zeros_like(counts).index_add_(0, treatment, outcome.double())
+    return tuple((total / counts).tolist())
+
+
+def _scale(outcome: Tensor, kind: Outcome) -> float:
+    rms = float(outcome.double().square().mean().sqrt())
+    return rms if kind == "continuous" and rms > FLOOR else 1.0

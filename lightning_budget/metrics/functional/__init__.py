@@ -1,0 +1,44 @@
+"""Metrics as pure functions of tensors: torch and the allocator, nothing else."""
+
+from lightning_budget.metrics.functional.area import normalized_area
+from lightning_budget.metrics.functional.bootstrap import (
+    PairedDifference,
+    bootstrap_curves,
+    paired_difference,
+    paired_oracle_difference,
+    percentile_interval,
+)
+from lightning_budget.metrics.functional.cost_curve import (
+    BudgetPoint,
+    CostCurve,
+    MatchedInterval,
+    cost_curve,
+    matched_interval,
+    policy_curve,
+)
+from lightning_budget.metrics.functional.eom import eom_hajek, eom_ipw
+from lightning_budget.metrics.functional.oracle import regret
+from lightning_budget.metrics.functional.poisson import poisson_weights
+from lightning_budget.metrics.functional.uniform import control_value, uniform_curve, uniform_true_curve
+
+__all__ = [
+    "BudgetPoint",
+    "CostCurve",
+    "MatchedInterval",
+    "PairedDifference",
+    "bootstrap_curves",
+    "control_value",
+    "cost_curve",
+    "eom_hajek",
+    "eom_ipw",
+    "matched_interval",
+    "normalized_area",
+    "paired_difference",
+    "paired_oracle_difference",
+    "percentile_interval",
+    "poisson_weights",
+    "policy_curve",
+    "regret",
+    "uniform_curve",
+    "uniform_true_curve",
+]

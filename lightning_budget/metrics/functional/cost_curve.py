@@ -1,0 +1,232 @@
+"""Value against spend over every multiplier: on randomized logs, and against known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_budget.allocation.frontier import efficient_frontier
+from lightning_budget.errors import InputError
+from lightning_budget.metrics.functional.checks import (
+    Normalization,
+    as_budgets,
+    check_normalization,
+    check_outcomes,
+    check_policy,
+    check_responses,
+    check_treatment,
+)
+from lightning_budget.metrics.functional.walk import Walk, build_walk, first_crossing
+
+_LARGEST = torch.finfo(torch.float64).max
+
+
+class MatchedInterval(NamedTuple):
+    """Multipliers at which a policy gives each row its logged arm: ``lower <= λ < upper``, ``[N]`` float64 each."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+@dataclass(frozen=True)
+class BudgetPoint:
+    """What a policy does at each of B budgets (or multipliers).
+
+    Attributes:
+        value: ``[B]``, value units per user.
+        spend: ``[B]``, currency per user; equal to the budget where it is met, less where money is left over.
+        multiplier: ``[B]``, value per currency; the price at which the two mixed policies meet, 0 where money is left
+            over, +inf where even the cheapest arms cost more than the budget.
+    """
+
+    value: Tensor
+    spend: Tensor
+    multiplier: Tensor
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """Spend and value of the policy π_λ(i) = argmax_j v̂_ij − λ ĉ_ij while λ falls from +inf to 0.
+
+    Point m holds for every λ with ``multiplier[m + 1] <= λ < multiplier[m]``, the last one down to λ = 0; the first,
+    all users at their cheapest arm, holds at +inf too.
+
+    Attributes:
+        multiplier: ``[M]`` float64, strictly descending from +inf, value per currency.
+        spend: ``[M]`` float64, currency per user; need not be monotone when predictions are wrong or the sample small.
+        value: ``[M]`` float64, value units per user.
+    """
+
+    multiplier: Tensor
+    spend: Tensor
+    value: Tensor
+
+    def at_budget(self, budgets: Tensor | Sequence[float] | float) -> BudgetPoint:
+        """Value where the spend, walked from +inf downwards, first exceeds the budget, mixed back to meet it exactly.
+
+        Mixing two neighbouring points by a share s is to randomise users between the two policies. A budget above all
+        spends reached gives the λ = 0 point; one below the first point's spend gives the first point.
+
+        Args:
+            budgets: ``[B]``, currency per user.
+
+        Raises:
+            InputError: if a budget is NaN or not above 0.
+        """
+        budget = as_budgets(budgets, self.spend.device)
+        crossing = first_crossing(self.spend[None], self.value[None], budget)
+        above = crossing.above[0]
+        multiplier = torch.cat([self.multiplier, self.multiplier.new_zeros(1)])[above]
+        return BudgetPoint(crossing.value[0], crossing.spend[0], multiplier)
+
+    def at_multiplier(self, multiplier: Tensor | Sequence[float] | float) -> BudgetPoint:
+        """The points that hold at given multipliers ``[B]`` ≥ 0.
+
+        Raises:
+            InputError: if a multiplier is NaN or negative.
+        """
+        price = torch.as_tensor(multiplier, dtype=torch.float64, device=self.spend.device).reshape(-1)
+        if not bool((price >= 0).all()):
+            raise InputError(
+                f"multipliers {price.tolist()}", "0 or more (value per currency)", "give prices, not budgets"
+            )
+        not_above = torch.searchsorted(self.multiplier.flip(0), price, right=True)
+        point = (len(self.multiplier) - not_above - 1).clamp(min=0)
+        return BudgetPoint(self.value[point], self.spend[point], price)
+
+
+def matched_interval(value_hat: Tensor, cost_hat: Tensor, treatment: Tensor) -> MatchedInterval:
+    """Multipliers λ ≥ 0 at which argmax_j v̂_ij − λ ĉ_ij is the arm that row i was given.
+
+    Ties go to the cheaper arm, then to the lower index, so with t the given arm::
+
+        upper = min over cheaper k of (v̂_t − v̂_k) / (ĉ_t − ĉ_k)        (strict: at equality k wins)
+        lower = max over dearer  k of (v̂_k − v̂_t) / (ĉ_k − ĉ_t), 0
+        never, when an equally dear k is worth more, or as much at a lower index
+
+    A row that is never matched has the empty interval [0, 0). Without a cheaper arm ``upper`` is +inf and λ = +inf
+    counts as matched.
+
+    Args:
+        value_hat: ``[N, K]`` predictions that make the policy, value units per user.
+        cost_hat: ``[N, K]``, currency per user.
+        treatment: ``[N]`` int64.
+
+    Raises:
+        InputError: if shapes differ, a prediction is not finite or a treatment is outside 0 … K − 1.
+    """
+    check_responses(value_hat, cost_hat, "predicted")
+    check_treatment(treatment, *value_hat.shape)
+    value, cost, given = value_hat.detach().double(), cost_hat.detach().double(), treatment.long()[:, None]
+    value_gain = value.gather(1, given) - value
+    cost_gain = cost.gather(1, given) - cost
+    # An overflow stays finite, so that only the absence of a cheaper arm is +inf.
+    slope = (value_gain / torch.where(cost_gain == 0, 1.0, cost_gain)).clamp(-_LARGEST, _LARGEST)
+    upper = torch.where(cost_gain > 0, slope, torch.inf).amin(1)
+    lower = torch.where(cost_gain < 0, slope, 0.0).amax(1).clamp(min=0.0)
+    index = torch.arange(value.shape[1], device=value.device)
+    beaten = ((cost_gain == 0) & ((value_gain < 0) | ((value_gain == 0) & (index < given)))).any(1)
+    never = beaten | (lower >= upper)
+    return MatchedInterval(torch.where(never, 0.0, lower), torch.where(never, 0.0, upper))
+
+
+def cost_curve(
+    value_hat: Tensor,
+    cost_hat: Tensor,
+    treatment: Tensor,
+    value: Tensor,
+    cost: Tensor,
+    propensity: Tensor,
+    normalization: Normalization = "hajek",
+) -> CostCurve:
+    """Estimated spend and value of a model's policy on randomized logs, at every multiplier, from one sort.
+
+    With w_i = 1[t_i = π_λ(i)] / p_i::
+
+        hajek:  Σ w y / Σ w          ipw:  Σ w y / N
+
+    Under ``hajek`` a multiplier at which no row is matched has no estimate: the point repeats the nearest one above it
+    (below it, at the start). When no row is matched at any multiplier all points are 0, as under ``ipw``.
+
+    Args:
+        value_hat: ``[N, K]`` predictions that make the policy, value units per user.
+        cost_hat: ``[N, K]``, currency per user.
+        treatment: ``[N]`` int64, the arm given.
+        value: ``[N]``, observed under the arm given.
+        cost: ``[N]``, observed under the arm given.
+        propensity: ``[N]``, probability of the arm given.
+        normalization: ``hajek`` or ``ipw``.
+
+    Raises:
+        InputError: as :func:`matched_interval`; if outcomes are not finite, or a propensity is outside (0, 1].
+
+    Source: Zhao, Fang, Simchi-Levi 2017, arXiv 1705.08492; Ai et al. 2022 (LBCF), arXiv 2201.12585.
+    """
+    interval = matched_interval(value_hat, cost_hat, treatment)
+    check_outcomes(value, cost, propensity, len(treatment))
+    check_normalization(normalization)
+    return curve_of(matched_walk(interval, value, cost, propensity, normalization))
+
+
+def policy_curve(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> CostCurve:
+    """True spend and value, at every multiplier, of the policy that predictions induce.
+
+    Sums of true Δv, Δc over the increments of the predicted frontiers, in order of predicted slope. With the truth as
+    prediction it is the optimum: no policy, randomised or not, is worth more at the same spend.
+
+    Args:
+        value_hat: ``[N, K]`` predictions that make the policy, value units per user.
+        cost_hat: ``[N, K]``, currency per user.
+        true_value: ``[N, K]`` means that judge it, value units per user.
+        true_cost: ``[N, K]``, currency per user.
+
+    Raises:
+        InputError: if shapes differ or an entry is not finite.
+    """
+    check_policy(value_hat, cost_hat, true_value, true_cost)
+    return curve_of(policy_walk(value_hat, cost_hat, true_value, true_cost))
+
+
+def matched_walk(
+    interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor, normalization: Normalization
+) -> Walk:
+    """Rows enter below ``upper`` with weight 1/p and leave below ``lower``."""
+    lower, upper = interval
+    enters = (lower < upper).nonzero().squeeze(1)
+    leaves = (lower > 0).nonzero().squeeze(1)  # never-matched rows have lower 0
+    start = enters.new_zeros(1)  # a weightless event, so that the walk starts at +inf even if no row does
+    row = torch.cat([start, enters, leaves])
+    sign = torch.ones(len(row), dtype=torch.float64, device=row.device)
+    sign[0] = 0.0
+    sign[1 + len(enters) :] = -1.0
+    multiplier = torch.cat([upper.new_full((1,), torch.inf), upper[enters], lower[leaves]])
+    weight = sign / propensity.double()[row]
+    mass = weight if normalization == "hajek" else None
+    return build_walk(multiplier, row, mass, weight * value.double()[row], weight * cost.double()[row], len(lower))
+
+
+def policy_walk(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> Walk:
+    """Users start at their cheapest arm and take the increments of their frontier as their slopes are passed."""
+    users = len(value_hat)
+    frontier = efficient_frontier(value_hat.detach().double(), cost_hat.detach().double())
+    paid = frontier.slope > 0
+    user, arm, previous = frontier.user[paid], frontier.arm[paid], frontier.previous[paid]
+    slope = frontier.slope[paid].double()
+    everyone = torch.arange(users, device=value_hat.device)
+
+    def changes(truth: Tensor) -> Tensor:
+        truth = truth.double()
+        return torch.cat([truth[everyone, frontier.cheapest], truth[user, arm] - truth[user, previous]])
+
+    multiplier = torch.cat([slope.new_full((users,), torch.inf), slope])
+    return build_walk(multiplier, torch.cat([everyone, user]), None, changes(true_value), changes(true_cost), users)
+
+
+def curve_of(walk: Walk) -> CostCurve:
+    """The curve of a walk in which every row counts once."""
+    spend, value = walk.points()
+    return CostCurve(walk.multiplier, spend[0], value[0])

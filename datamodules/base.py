@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 import torch.distributed as dist
 

@@ -1,0 +1,129 @@
+"""Schemas of the command lines: a mistyped key or a value of the wrong type fails before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = 1e-3
+    embedding_lr: float = 0.01
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    embedding_dim: int = 16
+    dense_hidden: list[int] = field(default_factory=lambda: [32])
+    trunk_hidden: list[int] = field(default_factory=lambda: [64, 32])
+    head_hidden: int = 16
+    dropout: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class EstimatorConfig:
+    name: str = MISSING
+    temperature: float = 1.0
+
+
+@dataclass
+class ObjectiveConfig:
+    enabled: bool = True
+    weight: float = 1.0
+    warm_start_epochs: int = 2
+    weighting: str = "doubly_robust"
+    entropy: float = 1.0
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's Trainer, all arguments but those a run fills in itself, with their defaults."""
+
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    precision: Any = None
+    fast_dev_run: Any = False
+    max_epochs: int | None = None
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    max_time: Any = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    limit_predict_batches: Any = None
+    overfit_batches: Any = 0.0
+    val_check_interval: Any = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int | None = None
+    log_every_n_steps: int | None = None
+    enable_checkpointing: bool | None = None
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
+    deterministic: Any = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: bool = True
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    barebones: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: int = 0
+    enable_autolog_hparams: bool = True
+    model_registry: str | None = None
+
+
+@dataclass
+class TrainConfig:
+    seed: int = 0
+    budgets: list[float] = MISSING
+    baseline: bool = True
+    resamples: int = 200
+    run_dir: str = MISSING
+    ckpt_path: str | None = None
+    data: Any = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: Any = None
+    logger: Any = None
+
+
+@dataclass
+class EvaluateConfig:
+    ckpt: Any = MISSING
+    split: str = "test"
+    data: Any = None
+    budgets: list[float] | None = None
+    resamples: int = 200
+    seed: int = 0
+    run_dir: str | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class AllocateConfig:
+    ckpt: str = MISSING
+    budget: float = MISSING
+    input: str = MISSING
+    output: str = MISSING
+    batch_size: int = 16384
+    accelerator: str = "auto"
+
+
+for _name, _node in (("train", TrainConfig), ("evaluate", EvaluateConfig), ("allocate", AllocateConfig)):
+    ConfigStore.instance().store(name=f"{_name}_schema", node=_node)

@@ -1,0 +1,1 @@
+"""Lightning around the functional core: module, strategy, callbacks, checkpoints."""

@@ -1,0 +1,7 @@
+"""Callbacks: each one concern of a run."""
+
+from lightning_budget.training.callbacks.allocation_metrics import AllocationMetrics
+from lightning_budget.training.callbacks.budget_objective import BudgetObjective
+from lightning_budget.training.callbacks.epoch_lines import EpochLines
+
+__all__ = ["AllocationMetrics", "BudgetObjective", "EpochLines"]

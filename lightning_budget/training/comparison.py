@@ -1,0 +1,74 @@
+"""Two-stage and end-to-end under equal conditions: same start, epochs, batches and selection rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+
+from lightning_budget.batch import ResponsePrediction
+from lightning_budget.training.callbacks import BudgetObjective
+from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.phase import Phase, fit_phase, predict_best
+
+TWO_STAGE, END_TO_END = "two_stage", "end_to_end"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a phase is built from; called anew for each, so that phases share no state.
+
+    Attributes:
+        module: the untrained module.
+        callbacks: all but the objective and the checkpoints, for a phase name.
+        objective: the budget objective, or ``None`` for two-stage training alone.
+        loggers: for a phase.
+        trainer: arguments of Lightning's Trainer.
+        monitor: metric that selects the checkpoint, the larger the better.
+    """
+
+    module: Callable[[], ResponseModule]
+    callbacks: Callable[[str], Sequence[L.Callback]]
+    objective: Callable[[], BudgetObjective] | None
+    loggers: Callable[[Phase], Sequence[Logger]]
+    trainer: dict[str, Any]
+    monitor: str
+
+
+def phase_names(recipe: Recipe, baseline: bool) -> list[str]:
+    """Which phases a run has, in order."""
+    if recipe.objective is None:
+        return [TWO_STAGE]
+    return [TWO_STAGE, END_TO_END] if baseline else [END_TO_END]
+
+
+def run_comparison(
+    recipe: Recipe, datamodule: L.LightningDataModule, folder: Path, baseline: bool = True
+) -> tuple[dict[str, ResponsePrediction], L.Trainer]:
+    """Train every phase, resuming what an earlier process left, and predict the test split with each best checkpoint.
+
+    Args:
+        recipe: how to build a phase.
+        datamodule: set up.
+        folder: of the run; each phase gets a folder in it.
+        baseline: train the two-stage model too.
+
+    Returns:
+        Predictions of the test split by phase, on every rank, and the last trainer.
+    """
+    predictions: dict[str, ResponsePrediction] = {}
+    for name in phase_names(recipe, baseline):
+        phase = Phase(name, folder / name)
+        module = recipe.module()
+        callbacks = list(recipe.callbacks(name))
+        if name == END_TO_END:
+            assert recipe.objective is not None
+            callbacks.append(recipe.objective())
+        loggers = [] if phase.is_done else recipe.loggers(phase)
+        trainer = fit_phase(phase, module, datamodule, recipe.trainer, callbacks, loggers, recipe.monitor)
+        predictions[name] = predict_best(phase, trainer, module, datamodule, datamodule.split("test"))
+    return predictions, trainer

@@ -1,0 +1,131 @@
+"""The LightningModule: prediction loss plus whatever objective terms callbacks contribute, in one scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from lightning_budget.batch import RCTBatch, ResponsePrediction
+from lightning_budget.losses.response import response_loss
+from lightning_budget.models import build_model
+from lightning_budget.schema import DataSchema
+from lightning_budget.statistics import DataStatistics
+from lightning_budget.training.optimizers import dense_parameters, step_in_backward
+
+ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
+
+
+class ResponseModule(L.LightningModule):
+    """Fit value and cost of every treatment; callbacks add what the predictions are for.
+
+    ``loss = prediction loss − Σ_terms term``: one scalar and one backward, because a second backward would be a second
+    step of the optimizers that run inside it.
+
+    Args:
+        schema, statistics: of the data, as ``to_dict()`` gives them, so that a checkpoint stands alone.
+        model: name and arguments of the model, see :data:`lightning_budget.models.MODELS`.
+        lr: of Adam over the dense parameters; embedding_lr: of the tables' row-wise Adagrad.
+        weight_decay: of the dense parameters.
+        schedule: ``constant``, or ``cosine`` decay of both rates to zero over the run.
+        seed: start of the weights and of every epoch's random numbers.
+        sparse_device: ``meta`` leaves the tables to the strategy.
+    """
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any],
+        statistics: Mapping[str, Any],
+        model: Mapping[str, Any],
+        lr: float = 1e-3,
+        embedding_lr: float = 0.01,
+        weight_decay: float = 0.0,
+        schedule: str = "constant",
+        seed: int = 0,
+        sparse_device: str | None = "meta",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.schema = DataSchema.from_dict(dict(schema))
+        self.statistics = DataStatistics.from_dict(dict(statistics))
+        self.objective_terms: dict[str, ObjectiveTerm] = {}
+        self.arm_share: Tensor
+        self.register_buffer("arm_share", torch.tensor(self.statistics.arm_share), persistent=False)
+        self.net: torch.nn.Module | None = None
+
+    def configure_model(self) -> None:
+        """Build the network, the same on every rank, with its tables described but not allocated."""
+        if self.net is not None:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.hparams["seed"])
+            self.net = build_model(self.hparams["model"], self.schema, self.statistics, self.hparams["sparse_device"])
+        if self.net.sparse_arch is not None:
+            step_in_backward(self.net.sparse_arch, self.hparams["embedding_lr"])
+
+    def forward(self, batch: RCTBatch) -> ResponsePrediction:
+        """``[N, K]`` value and cost."""
+        return self.net(batch.dense, batch.sparse)
+
+    def prediction_loss(self, batch: RCTBatch, prediction: ResponsePrediction) -> Tensor:
+        """See :func:`~lightning_budget.losses.response.response_loss`."""
+        return response_loss(
+            batch,
+            prediction,
+            self.arm_share,
+            self.schema.value_kind,
+            self.schema.cost_kind,
+            self.statistics.value_scale,
+            self.statistics.cost_scale,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Draw this epoch's random numbers from (seed, epoch, rank): a resumed run draws what it would have drawn."""
+        state = np.random.SeedSequence([self.hparams["seed"], self.current_epoch, self.global_rank]).generate_state(1)
+        torch.manual_seed(int(state[0]))
+
+    def training_step(self, batch: RCTBatch, batch_idx: int) -> Tensor:
+        prediction = self(batch)
+        loss = prediction_loss = self.prediction_loss(batch, prediction)
+        logged = {"train/prediction_loss": prediction_loss}
+        for name, term in self.objective_terms.items():
+            contribution = term(batch, prediction)
+            if contribution is not None:
+                loss = loss - contribution
+                logged[f"train/{name}"] = contribution
+        logged["train/loss"] = loss
+        self.log_dict(
+            logged, on_step=True, on_epoch=True, batch_size=len(batch), sync_dist=self._several, prog_bar=False
+        )
+        return loss
+
+    def validation_step(self, batch: RCTBatch, batch_idx: int) -> ResponsePrediction:
+        prediction = self(batch)
+        if bool((batch.row >= 0).any()):
+            loss = self.prediction_loss(batch, prediction)
+            self.log("val/prediction_loss", loss, batch_size=len(batch), sync_dist=self._several)
+        return prediction
+
+    def predict_step(self, batch: RCTBatch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Position in the split, value and cost of every row, filling included."""
+        prediction = self(batch)
+        return batch.row, prediction.value, prediction.cost
+
+    @property
+    def _several(self) -> bool:
+        return self.trainer.world_size > 1
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.Adam(
+            dense_parameters(self), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
+        )
+        if self.hparams["schedule"] == "constant":
+            return optimizer
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}

@@ -1,0 +1,142 @@
+"""One training run of a comparison: fit, keep the best and the last checkpoint, predict with the best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from lightning_budget.atomic import atomic_path
+from lightning_budget.batch import ResponsePrediction
+from lightning_budget.errors import InputError
+from lightning_budget.table import RCTTable
+from lightning_budget.training.export import read_checkpoint
+from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.predict import in_table_order
+
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where a phase keeps its files.
+
+    Attributes:
+        name: ``two_stage`` or ``end_to_end``.
+        folder: ``<run folder>/<name>``.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the epoch with the best validation metric."""
+        return self.folder / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint of the last finished epoch, to resume from."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the phase ran to its end."""
+        return (self.folder / DONE).is_file()
+
+
+def checkpoints(phase: Phase, monitor: str) -> list[ModelCheckpoint]:
+    """The best and the last checkpoint, under fixed names, each replaced in one step after every epoch."""
+    common: dict[str, Any] = {
+        "dirpath": phase.folder,
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_top_k=1, **common)
+    # Monitored by the epoch, so that one file is kept and it is the newest.
+    last = ModelCheckpoint(filename="last", monitor="epoch", mode="max", save_top_k=1, **common)
+    return [best, last]
+
+
+def fit_phase(
+    phase: Phase,
+    module: ResponseModule,
+    datamodule: L.LightningDataModule,
+    trainer_arguments: dict[str, Any],
+    callbacks: Sequence[L.Callback],
+    loggers: Sequence[Logger],
+    monitor: str,
+) -> L.Trainer:
+    """Train a phase to its end, from its last checkpoint where there is one.
+
+    Args:
+        phase: names and folder.
+        module: freshly built; datamodule: set up.
+        trainer_arguments: of Lightning's Trainer; callbacks, loggers: instances of this phase alone.
+        monitor: metric to select by, the larger the better.
+
+    Returns:
+        The trainer, for predictions on the same ranks.
+
+    Raises:
+        InputError: if the last checkpoint belongs to another model.
+    """
+    trainer = L.Trainer(
+        **trainer_arguments,
+        callbacks=[*callbacks, *checkpoints(phase, monitor)],
+        logger=list(loggers),
+        default_root_dir=str(phase.folder),
+    )
+    if phase.is_done:
+        return trainer
+    resume = None
+    if phase.last.is_file():
+        check_same_model(phase.last, module)
+        resume = str(phase.last)
+    trainer.fit(module, datamodule, ckpt_path=resume)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        with atomic_path(phase.folder / DONE) as path:
+            path.write_text(json.dumps({"epochs": trainer.current_epoch, "steps": trainer.global_step}))
+    return trainer
+
+
+def check_same_model(path: Path, module: ResponseModule) -> None:
+    """Refuse a checkpoint whose data or model differ from the module's.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    saved = read_checkpoint(path)["hyper_parameters"]
+    for name in ("schema", "model"):
+        mine, theirs = dict(module.hparams[name]), dict(saved[name])
+        for key in mine.keys() | theirs.keys():
+            if mine.get(key) != theirs.get(key):
+                raise InputError(
+                    f"{path}: its {name}.{key} is {_short(theirs.get(key))}, this run's {_short(mine.get(key))}",
+                    "a checkpoint of the same data schema and model",
+                    "drop the overrides that differ, or start without ckpt_path",
+                )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def predict_best(
+    phase: Phase, trainer: L.Trainer, module: ResponseModule, datamodule: L.LightningDataModule, table: RCTTable
+) -> ResponsePrediction:
+    """Predict a table with the phase's best checkpoint, over all ranks; ``[N, K]`` each, on every rank."""
+    batches = datamodule.table_dataloader(table)
+    parts = trainer.predict(module, dataloaders=batches, ckpt_path=str(phase.best))
+    with torch.no_grad():
+        return in_table_order(parts, len(table))

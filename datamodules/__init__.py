@@ -5,4 +5,12 @@ from datamodules.batching import BatchLoader, BatchSampler, EvalSampler, TrainSa
 from datamodules.campaign import CampaignDataModule
 from datamodules.table_rct import TableRCTDataModule
 
-__all__ = ["BatchLoader", "BatchSampler", "CampaignDataModule", "EvalSampler", "RCTDataModule", "TableRCTDataModule", "TrainSampler"]
+__all__ = [
+    "BatchLoader",
+    "BatchSampler",
+    "CampaignDataModule",
+    "EvalSampler",
+    "RCTDataModule",
+    "TableRCTDataModule",
+    "TrainSampler",
+]

@@ -1,0 +1,1 @@
+"""Which user gets which incentive under a budget, learned end to end."""

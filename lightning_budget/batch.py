@@ -86,13 +86,18 @@ class RCTBatch:
             raise TypeError(f"RCTBatch takes a slice without step, got {rows!r}")
         start, stop, _ = rows.indices(len(self))
         stop = max(start, stop)
-        return self._map(lambda x: _slice_jagged(x, start, stop) if isinstance(x, KeyedJaggedTensor) else x[start:stop])
+
+        def cut(x: Any) -> Any:
+            return _slice_jagged(x, len(self), start, stop) if isinstance(x, KeyedJaggedTensor) else x[start:stop]
+
+        return self._map(cut)
 
 
-def _slice_jagged(sparse: KeyedJaggedTensor, start: int, stop: int) -> KeyedJaggedTensor:
-    values, lengths = [], []
-    for feature in sparse.to_dict().values():
-        offsets = feature.offsets()
-        values.append(feature.values()[int(offsets[start]) : int(offsets[stop])])
-        lengths.append(feature.lengths()[start:stop])
-    return KeyedJaggedTensor.from_lengths_sync(sparse.keys(), torch.cat(values), torch.cat(lengths))
+def _slice_jagged(sparse: KeyedJaggedTensor, users: int, start: int, stop: int) -> KeyedJaggedTensor:
+    # Not by to_dict(), which fails on a batch of no users.
+    keys, ids = sparse.keys(), sparse.values()
+    first = torch.arange(len(keys), device=ids.device) * users
+    bounds = sparse.offsets()[torch.stack([first + start, first + stop])].T.tolist()
+    values = torch.cat([ids[i:j] for i, j in bounds])
+    lengths = sparse.lengths().view(len(keys), users)[:, start:stop].flatten()
+    return KeyedJaggedTensor.from_lengths_sync(keys, values, lengths)

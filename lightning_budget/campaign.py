@@ -1,7 +1,7 @@
 """The embedded campaign: a randomized coupon trial with repeat users and known potential outcomes.
 
-Every partition of rows is a function of ``(seed, split, partition)`` and every user trait of ``(seed, user)``, so any part
-of a campaign of any size is generated alone, in constant memory, with the same result.
+Every partition of rows is a function of ``(seed, split, partition)`` and every user trait of ``(seed, user)``, so any
+part of a campaign of any size is generated alone, in constant memory, with the same result.
 
 For the exposure i of user u on a day, to a coupon of face value a_j (a_0 = 0: control)::
 
@@ -43,8 +43,8 @@ class Campaign:
         train_rows, val_rows, test_rows: exposures in each split.
         users: number of user ids; activity over them is heavy-tailed (shifted Zipf).
         face_values: currency paid on redemption of each arm's coupon, control (0) first.
-        train_days, val_days, test_days: the splits follow each other in time; users who join after the training days are
-            cold in the later splits.
+        train_days, val_days, test_days: the splits follow each other in time; users who join after the training days
+            are cold in the later splits.
         newcomers: share of users who join on a uniformly random day instead of before the first.
         uniform: treatments uniformly at random; otherwise loyal tiers get control more often (propensities stay known).
         seed: names the population and all of its draws.

@@ -112,7 +112,6 @@ class EvaluateConfig:
     resamples: int = 200
     seed: int = 0
     run_dir: str | None = None
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
 @dataclass

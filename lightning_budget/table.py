@@ -75,7 +75,7 @@ class RCTTable:
         return RCTTable(**columns, ids=ids)
 
     def batch(self, index: Tensor) -> RCTBatch:
-        """Collate the rows ``index`` (``[n]`` int64); an index of −1 − i repeats row i as filling, marked by ``row`` −1."""
+        """Collate the rows ``index`` (``[n]`` int64); index −1 − i repeats row i as filling, marked by ``row`` −1."""
         row = torch.where(index < 0, -1, index)
         index = torch.where(index < 0, -1 - index, index)
         values, lengths = [], []

@@ -17,10 +17,10 @@ from lightning_budget import cli
 from lightning_budget.atomic import atomic_path
 from lightning_budget.cli.build import build, build_datamodule, quiet, run_folder_of, saved_config, with_overrides
 from lightning_budget.estimators import build_estimator
-from lightning_budget.losses.budget_regularizer import BudgetRegularizer
+from lightning_budget.losses.budget_regularizer import BudgetRegularizer, budget_grid
 from lightning_budget.parquet import write_users
 from lightning_budget.training.callbacks import BudgetObjective
-from lightning_budget.training.comparison import Recipe, phase_names, run_comparison
+from lightning_budget.training.comparison import Recipe, close_loggers, log_report, phase_names, run_comparison
 from lightning_budget.training.module import ResponseModule
 from lightning_budget.training.phase import Phase
 
@@ -85,6 +85,7 @@ def main(cfg: DictConfig) -> None:
         cfg.run_dir = str(run)
     datamodule = build_datamodule(cfg.data)
     recipe = build_recipe(cfg, datamodule)
+    budget_grid(list(cfg.budgets), datamodule.statistics.free_spend)
     folder = cli.run_folder(cfg)
     predictions, trainer = run_comparison(recipe, datamodule, folder, cfg.baseline)
     if not trainer.is_global_zero:
@@ -97,7 +98,9 @@ def main(cfg: DictConfig) -> None:
         test.select(torch.arange(min(EXAMPLE_USERS, len(test)))), datamodule.schema, folder / "example_users.parquet"
     )
     report = compare(test, datamodule.schema, predictions, cfg.budgets, resamples=cfg.resamples, seed=cfg.seed)
-    write_report(report, folder)
+    pictures = write_report(report, folder)
+    log_report(trainer.loggers, report.numbers(), pictures[:1])
+    close_loggers(trainer.loggers)
     print_report(report)
     print(f"Run folder: {folder}")
 

@@ -30,6 +30,10 @@ def quiet() -> None:
     # fbgemm installs a handler on the root logger: every message of Lightning would appear twice.
     logging.getLogger().handlers.clear()
     os.environ.setdefault("WANDB_SILENT", "true")
+    if "OMP_NUM_THREADS" not in os.environ:
+        # Small steps gain nothing from a second thread, and on a busy machine waiting for it costs a hundredfold.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
 
 

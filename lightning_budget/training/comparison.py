@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.training.callbacks import BudgetObjective
@@ -61,7 +62,8 @@ def run_comparison(
         Predictions of the test split by phase, on every rank, and the last trainer.
     """
     predictions: dict[str, ResponsePrediction] = {}
-    for name in phase_names(recipe, baseline):
+    names = phase_names(recipe, baseline)
+    for name in names:
         phase = Phase(name, folder / name)
         module = recipe.module()
         callbacks = list(recipe.callbacks(name))
@@ -71,4 +73,21 @@ def run_comparison(
         loggers = [] if phase.is_done else recipe.loggers(phase)
         trainer = fit_phase(phase, module, datamodule, recipe.trainer, callbacks, loggers, recipe.monitor)
         predictions[name] = predict_best(phase, trainer, module, datamodule, datamodule.split("test"))
+        if name != names[-1]:
+            close_loggers(trainer.loggers)
     return predictions, trainer
+
+
+def close_loggers(loggers: Sequence[Logger]) -> None:
+    """End W&B runs: a new one in the same process would continue the old one."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+            logger.experiment.finish()
+
+
+def log_report(loggers: Sequence[Logger], numbers: dict[str, float], pictures: Sequence[Path]) -> None:
+    """Add a finished comparison to the loggers of a run."""
+    for logger in loggers:
+        logger.log_metrics(numbers)
+        if isinstance(logger, WandbLogger):
+            logger.log_image("report", [str(p) for p in pictures])

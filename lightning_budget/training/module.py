@@ -99,26 +99,20 @@ class ResponseModule(L.LightningModule):
                 loss = loss - contribution
                 logged[f"train/{name}"] = contribution
         logged["train/loss"] = loss
-        self.log_dict(
-            logged, on_step=True, on_epoch=True, batch_size=len(batch), sync_dist=self._several, prog_bar=False
-        )
+        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def validation_step(self, batch: RCTBatch, batch_idx: int) -> ResponsePrediction:
         prediction = self(batch)
         if bool((batch.row >= 0).any()):
             loss = self.prediction_loss(batch, prediction)
-            self.log("val/prediction_loss", loss, batch_size=len(batch), sync_dist=self._several)
+            self.log("val/prediction_loss", loss, batch_size=len(batch), sync_dist=True)
         return prediction
 
     def predict_step(self, batch: RCTBatch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Position in the split, value and cost of every row, filling included."""
         prediction = self(batch)
         return batch.row, prediction.value, prediction.cost
-
-    @property
-    def _several(self) -> bool:
-        return self.trainer.world_size > 1
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_budget.atomic import atomic_path
 from lightning_budget.batch import ResponsePrediction
@@ -86,14 +87,17 @@ def fit_phase(
         The trainer, for predictions on the same ranks.
 
     Raises:
-        InputError: if the last checkpoint belongs to another model.
+        InputError: if Lightning refuses the trainer's arguments, or the last checkpoint belongs to another model.
     """
-    trainer = L.Trainer(
-        **trainer_arguments,
-        callbacks=[*callbacks, *checkpoints(phase, monitor)],
-        logger=list(loggers),
-        default_root_dir=str(phase.folder),
-    )
+    try:
+        trainer = L.Trainer(
+            **trainer_arguments,
+            callbacks=[*callbacks, *checkpoints(phase, monitor)],
+            logger=list(loggers),
+            default_root_dir=str(phase.folder),
+        )
+    except MisconfigurationException as e:
+        raise InputError(f"trainer: {e}", "arguments that fit this machine", "mend the trainer.* override") from e
     if phase.is_done:
         return trainer
     resume = None

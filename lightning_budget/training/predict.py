@@ -9,29 +9,41 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
+from lightning_budget.errors import InputError
+
+Part = tuple[Tensor, Tensor, Tensor]
+"""Position in the table ``[n]`` (−1: filling), value ``[n, K]`` and cost ``[n, K]`` of one batch."""
 
 
-def in_table_order(parts: Iterable[tuple[Tensor, Tensor, Tensor]], rows: int) -> ResponsePrediction:
-    """Put what the ranks predicted into the table's order, on every rank.
-
-    Args:
-        parts: this rank's ``(row [n], value [n, K], cost [n, K])``; row −1 is filling.
-        rows: N of the table.
+def gather_rows(parts: Iterable[Part]) -> tuple[Tensor, ResponsePrediction]:
+    """What all ranks predicted, in the order of the table, filling left out; on every rank, in host memory.
 
     Returns:
-        ``[N, K]`` each, in host memory.
+        Positions ``[n]``, ascending, and predictions ``[n, K]`` each.
     """
     row, value, cost = (torch.cat(x).cpu() for x in zip(*parts, strict=True))
     if dist.is_initialized() and dist.get_world_size() > 1:
-        row, value, cost = (_gather(x) for x in (row, value, cost))
-    real = row >= 0
-    out = ResponsePrediction(value.new_empty(rows, value.shape[1]), cost.new_empty(rows, cost.shape[1]))
-    out.value[row[real]] = value[real]
-    out.cost[row[real]] = cost[real]
-    return out
+        row, value, cost = (_all_gather(x) for x in (row, value, cost))
+    row, order = row.sort(stable=True)
+    order = order[row >= 0]
+    return row[row >= 0], ResponsePrediction(value[order], cost[order])
 
 
-def _gather(x: Tensor) -> Tensor:
+def in_table_order(parts: Iterable[Part], rows: int) -> ResponsePrediction:
+    """As :func:`gather_rows`, for a table predicted whole: ``[N, K]`` each.
+
+    Raises:
+        InputError: if rows are missing.
+    """
+    row, prediction = gather_rows(parts)
+    if not torch.equal(row, torch.arange(rows)):
+        raise InputError(
+            f"predictions for {len(row)} of {rows} rows", "all rows", "leave out trainer.limit_predict_batches"
+        )
+    return prediction
+
+
+def _all_gather(x: Tensor) -> Tensor:
     # Evaluation batches are equal on all ranks, so the shapes agree.
     device = "cpu" if dist.get_backend() == "gloo" else torch.device("cuda", torch.cuda.current_device())
     x = x.to(device).contiguous()

@@ -55,7 +55,8 @@ class TorchRecStrategy(DDPStrategy):
     optimizer scale the tables' rate too. Checkpoints hold whole, plain tensors.
 
     Args:
-        init_seed: start of every table row, with the table's name and the row's number.
+        init_seed: start of every table row, with the table's name and the row's number; ``None``: the module's
+            hyperparameter ``seed``, else 0.
         timeout: of a collective, so that a lost rank ends the run.
         kwargs: as :class:`DDPStrategy`.
     """
@@ -63,7 +64,7 @@ class TorchRecStrategy(DDPStrategy):
     strategy_name = "torchrec"
 
     def __init__(
-        self, *args: Any, init_seed: int = 0, timeout: timedelta = timedelta(minutes=10), **kwargs: Any
+        self, *args: Any, init_seed: int | None = None, timeout: timedelta = timedelta(minutes=10), **kwargs: Any
     ) -> None:
         super().__init__(*args, timeout=timeout, **kwargs)
         self._forward_redirection = _ForwardRedirection()
@@ -134,10 +135,11 @@ class TorchRecStrategy(DDPStrategy):
         )
         # Sharding throws a CPU-built collection's weights away; every table starts here.
         state = module.state_dict()
+        seed = module.hparams.get("seed", 0) if self._init_seed is None else self._init_seed
         for path, config in tables:
             weight = state[f"{path}.embedding_bags.{config.name}.weight"]
             if isinstance(weight, ShardedTensor):
-                init_rows_(weight, config.init_fn, config.name, self._init_seed)
+                init_rows_(weight, config.init_fn, config.name, seed)
         self._dense_to_device(module)
 
     def _dense_to_device(self, module: nn.Module) -> None:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
 
+from lightning_budget.allocation import policy_treatment, solve_multipliers
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.losses.budget_regularizer import budget_grid
-from lightning_budget.metrics.eom import ExpectedOutcome
 from lightning_budget.metrics.functional.checks import Normalization
+from lightning_budget.metrics.functional.cost_curve import cost_curve, policy_curve
+from lightning_budget.metrics.functional.oracle import regret
+from lightning_budget.table import RCTTable
+from lightning_budget.training.predict import Part, gather_rows
 
 
 class AllocationMetrics(L.Callback):
-    """Log EOM at each budget as ``val/eom_hajek@0.1`` and their mean as ``val/eom_hajek``, value units per user.
+    """Log what an allocation by the model would do on the validation split, at each budget b.
+
+    - ``val/eom_hajek@b``: expected outcome where the factual spend is b; ``val/eom_hajek``: their mean;
+    - ``val/spend@b``: factual spend of what would be deployed, at the multiplier that predicted costs give;
+    - ``val/share_<arm>@b``: its arm mix;
+    - ``val/regret@b``: true value lost to the oracle's allocation, where a simulator knows it.
 
     The same on every rank and for any number of ranks, so that checkpoints and early stopping can monitor it.
 
@@ -27,11 +37,10 @@ class AllocationMetrics(L.Callback):
         self, budgets: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5), normalization: Normalization = "hajek"
     ) -> None:
         self.fractions, self.normalization = tuple(budgets), normalization
-        self.metric: ExpectedOutcome | None = None
+        self._parts: list[Part] = []
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        budgets = budget_grid(self.fractions, pl_module.statistics.free_spend)
-        self.metric = ExpectedOutcome(budgets, self.normalization, compute_on_cpu=False).to(pl_module.device)
+        self._parts = []
 
     def on_validation_batch_end(
         self,
@@ -42,18 +51,46 @@ class AllocationMetrics(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        assert self.metric is not None
-        self.metric.update(
-            outputs.value, outputs.cost, batch.treatment, batch.value, batch.cost, batch.propensity, batch.row
-        )
+        self._parts.append((batch.row, outputs.value, outputs.cost))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert self.metric is not None
+        row, prediction = gather_rows(self._parts)
+        self._parts = []
         if trainer.sanity_checking:
             return
-        results = list(self.metric.compute().values())
-        self.metric.reset()
-        name = f"val/eom_{self.normalization}"
-        logged: dict[str, Any] = {f"{name}@{f:g}": v.float() for f, v in zip(self.fractions, results, strict=False)}
-        pl_module.log_dict(logged)
-        pl_module.log(name, results[-1].float(), prog_bar=True)
+        table = trainer.datamodule.val
+        if len(row) < len(table):
+            table = table.select(row)
+        budgets = budget_grid(self.fractions, pl_module.statistics.free_spend)
+        arms = pl_module.schema.treatments
+        results = allocation_metrics(table, prediction, budgets, arms, self.fractions, self.normalization)
+        monitored = f"val/eom_{self.normalization}"
+        pl_module.log(monitored, results.pop(monitored), prog_bar=True, sync_dist=True)
+        pl_module.log_dict(results, sync_dist=True)
+
+
+def allocation_metrics(
+    table: RCTTable,
+    prediction: ResponsePrediction,
+    budgets: Tensor,
+    arms: Sequence[str],
+    fractions: Sequence[float],
+    normalization: Normalization,
+) -> dict[str, float]:
+    """The numbers that :class:`AllocationMetrics` logs, by name."""
+    value, cost = prediction.value, prediction.cost
+    logged = (table.treatment, table.value, table.cost, table.propensity)
+    curve = cost_curve(value, cost, *logged, normalization=normalization)
+    named: dict[str, Tensor] = {f"eom_{normalization}": curve.at_budget(budgets).value}
+    multipliers = solve_multipliers(value, cost, budgets)
+    named["spend"] = curve.at_multiplier(multipliers).spend
+    mix = [
+        torch.bincount(policy_treatment(value, cost, float(m)), minlength=len(arms)) / len(table) for m in multipliers
+    ]
+    named |= {f"share_{arm}": torch.stack([shares[j] for shares in mix]) for j, arm in enumerate(arms)}
+    if table.true_value is not None and table.true_cost is not None:
+        oracle = policy_curve(table.true_value, table.true_cost, table.true_value, table.true_cost)
+        named["regret"] = regret(policy_curve(value, cost, table.true_value, table.true_cost), oracle, budgets)
+    results = {f"val/{k}@{f:g}": float(x) for k, v in named.items() for f, x in zip(fractions, v, strict=True)}
+    results[f"val/eom_{normalization}"] = float(named[f"eom_{normalization}"].mean())
+    return results

@@ -77,7 +77,9 @@ class BudgetObjective(L.Callback):
         self.multipliers = multipliers.to(pl_module.device, torch.float32)
         self.spread = spread.to(pl_module.device, torch.float32)
         logged = {f"objective/multiplier@{f:g}": m for f, m in zip(self.fractions, multipliers, strict=True)}
-        pl_module.log_dict({k: m.float() for k, m in logged.items()}, on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log_dict(
+            {k: m.float() for k, m in logged.items()}, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"multipliers": self.multipliers, "spread": self.spread}

@@ -1,0 +1,216 @@
+"""Value, spend and return of every method under every budget, on one split of a randomized trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_budget.batch import ResponsePrediction
+from lightning_budget.errors import InputError
+from lightning_budget.metrics.functional import (
+    CostCurve,
+    cost_curve,
+    percentile_interval,
+    policy_curve,
+    uniform_curve,
+    uniform_true_curve,
+)
+from lightning_budget.metrics.functional.checks import Normalization
+from lightning_budget.report.deployment import deployments
+from lightning_budget.report.paired import bootstrap, differences
+from lightning_budget.report.results import CONTROL, LEVEL, ORACLE, UNIFORM, Curve, Outcome, Report, Row, Truth
+from lightning_budget.schema import DataSchema
+from lightning_budget.table import RCTTable
+
+CURVE_POINTS = 400
+
+
+@torch.no_grad()
+def compare(
+    table: RCTTable,
+    schema: DataSchema,
+    predictions: Mapping[str, ResponsePrediction],
+    fractions: Sequence[float],
+    free_spend: float | None = None,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Report:
+    """Judge the allocations that predictions lead to, against control, uniform random and, where known, the optimum.
+
+    A method at budget b is its policy argmax_j v̂_ij − λ ĉ_ij with λ where the *factual* spend is b, so that all methods
+    spend the same: on true means where the table has them, and as estimated on the trial (EOM) always.
+
+    Args:
+        table: N rows of a randomized trial.
+        schema: names of its K arms and units.
+        predictions: method name to predicted ``[N, K]`` value and cost of the rows of ``table``.
+        fractions: B budgets as fractions of the free spend, each above 0.
+        free_spend: currency per user; if ``None`` that of the optimum without a budget or, without an oracle, the
+            Hájek mean cost of the arm that is worth most on average among those that cost anything.
+        resamples: R of the Poisson bootstrap over users.
+        seed: of the bootstrap; all methods share its resamples.
+
+    Raises:
+        InputError: on no or misshapen predictions, a reserved method name, fractions or a free spend not above 0, or
+            rows that the metrics refuse.
+    """
+    fractions = [float(f) for f in fractions]
+    _check(table, schema, predictions, fractions, resamples)
+    methods = {name: ResponsePrediction(p.value.cpu(), p.cost.cpu()) for name, p in predictions.items()}
+    truth = _truth(table)
+    policies = methods if truth is None else {**methods, ORACLE: ResponsePrediction(*truth)}
+    curves = {"eom_hajek": _eom_curves(table, policies, "hajek"), "eom_ipw": _eom_curves(table, policies, "ipw")}
+    if truth is not None:
+        curves["true"] = _true_curves(truth, policies)
+    if free_spend is None:
+        free_spend, source = _free_spend(table, schema, curves["true"][ORACLE] if truth else None)
+    else:
+        source = "given"
+    if not (math.isfinite(free_spend) and free_spend > 0):
+        raise InputError(f"a free spend of {free_spend:g} per user", "above 0", "check the cost column, or give it")
+    budgets = torch.tensor(fractions, dtype=torch.float64) * free_spend
+
+    samples = bootstrap(table, methods, budgets, resamples, seed)
+    users = table.user.unique().numel()
+    shares = torch.bincount(table.treatment, minlength=schema.num_treatments).double() / len(table)
+    return Report(
+        row_count=len(table),
+        user_count=users,
+        arm_share=dict(zip(schema.treatments, shares.tolist(), strict=True)),
+        value_unit=schema.value_unit,
+        cost_unit=schema.cost_unit,
+        fractions=fractions,
+        budgets=budgets.tolist(),
+        free_spend=free_spend,
+        free_spend_source=source,
+        has_oracle=truth is not None,
+        resamples=resamples,
+        seed=seed,
+        level=LEVEL,
+        methods=list(methods),
+        rows=_rows(curves, fractions, budgets, samples),
+        differences=differences(table, methods, curves["eom_hajek"], truth, budgets, samples, seed),
+        deployments=deployments(policies, schema, truth, curves["eom_hajek"], fractions, budgets),
+        curves=[
+            _thin(name, kind, curve) for kind in curves if kind != "eom_ipw" for name, curve in curves[kind].items()
+        ],
+    )
+
+
+def _check(
+    table: RCTTable,
+    schema: DataSchema,
+    predictions: Mapping[str, ResponsePrediction],
+    fractions: list[float],
+    resamples: int,
+) -> None:
+    if resamples < 1:
+        raise InputError(f"resamples={resamples}", "at least 1", "200 give an interval, 1000 a smooth one")
+    if not fractions or not all(math.isfinite(f) and f > 0 for f in fractions):
+        raise InputError(
+            f"budget fractions {fractions}", "at least one, each above 0", "give fractions of the free spend"
+        )
+    if not predictions:
+        raise InputError("no predictions", "at least one method", "predict the rows of the table")
+    shape = (len(table), schema.num_treatments)
+    for name, prediction in predictions.items():
+        if name in (CONTROL, UNIFORM, ORACLE):
+            raise InputError(f"a method named {name!r}", "any other name", "rename it")
+        for what, matrix in (("value", prediction.value), ("cost", prediction.cost)):
+            if tuple(matrix.shape) != shape:
+                raise InputError(
+                    f"{what} predicted by {name!r} has shape {list(matrix.shape)}",
+                    f"{list(shape)}, a row per row of the table and a column per arm",
+                    "predict the rows of this table",
+                )
+            if not bool(torch.isfinite(matrix).all()):
+                raise InputError(
+                    f"{int((~torch.isfinite(matrix)).sum())} entries of {what} predicted by {name!r} are not finite",
+                    "finite numbers",
+                    "train with a smaller learning rate",
+                )
+
+
+def _truth(table: RCTTable) -> Truth | None:
+    if table.true_value is None or table.true_cost is None:
+        return None
+    return table.true_value, table.true_cost
+
+
+def _eom_curves(
+    table: RCTTable, policies: Mapping[str, ResponsePrediction], normalization: Normalization
+) -> dict[str, CostCurve]:
+    logged = (table.treatment, table.value, table.cost, table.propensity)
+    arms = next(iter(policies.values())).value.shape[1]
+    curves = {UNIFORM: uniform_curve(*logged, arms, normalization)}
+    return curves | {n: cost_curve(p.value, p.cost, *logged, normalization) for n, p in policies.items()}
+
+
+def _true_curves(truth: Truth, policies: Mapping[str, ResponsePrediction]) -> dict[str, CostCurve]:
+    curves = {UNIFORM: uniform_true_curve(*truth)}
+    return curves | {n: policy_curve(p.value, p.cost, *truth) for n, p in policies.items()}
+
+
+def _free_spend(table: RCTTable, schema: DataSchema, optimum: CostCurve | None) -> tuple[float, str]:
+    if optimum is not None:
+        return float(optimum.spend[-1]), "spend of the true optimum without a budget"
+    weight = 1 / table.propensity.double()
+
+    def arm_means(outcome: Tensor) -> Tensor:
+        total = weight.new_zeros(2, schema.num_treatments)
+        total.index_add_(1, table.treatment, torch.stack([weight * outcome.double(), weight]))
+        return total[0] / total[1]
+
+    value, cost = arm_means(table.value), arm_means(table.cost)
+    arm = int(torch.where(cost > 0, value, -torch.inf).argmax())
+    return float(cost[arm]), f"mean cost of {schema.treatments[arm]!r}, the most valuable of the arms with a cost"
+
+
+def _rows(
+    curves: Mapping[str, Mapping[str, CostCurve]],
+    fractions: list[float],
+    budgets: Tensor,
+    samples: Mapping[str, Tensor],
+) -> list[Row]:
+    outcomes = {kind: _outcomes(by_name, budgets) for kind, by_name in curves.items()}
+    for name, drawn in samples.items():
+        low, high = (end.tolist() for end in percentile_interval(drawn, LEVEL))
+        points = outcomes["eom_hajek"][name]
+        outcomes["eom_hajek"][name] = [Outcome(p.value, p.spend, p.roi, low[b], high[b]) for b, p in enumerate(points)]
+    if "true" in outcomes:
+        best = [p.value for p in outcomes["true"][ORACLE]]
+        for name, points in outcomes["true"].items():
+            outcomes["true"][name] = [
+                Outcome(p.value, p.spend, p.roi, regret=best[b] - p.value) for b, p in enumerate(points)
+            ]
+    return [
+        Row(fraction, budget, name, **{kind: outcomes[kind][name][b] for kind in outcomes})
+        for b, (fraction, budget) in enumerate(zip(fractions, budgets.tolist(), strict=True))
+        for name in outcomes["eom_hajek"]
+    ]
+
+
+def _outcomes(curves: Mapping[str, CostCurve], budgets: Tensor) -> dict[str, list[Outcome]]:
+    """Control, which is where the uniform policy starts, then every curve, at each budget."""
+    control_spend, control_value = float(curves[UNIFORM].spend[0]), float(curves[UNIFORM].value[0])
+    outcomes = {CONTROL: [Outcome(control_value, control_spend, None) for _ in budgets]}
+    for name, curve in curves.items():
+        point = curve.at_budget(budgets)
+        outcomes[name] = [
+            Outcome(v, c, (v - control_value) / (c - control_spend) if c > control_spend else None)
+            for v, c in zip(point.value.tolist(), point.spend.tolist(), strict=True)
+        ]
+    return outcomes
+
+
+def _thin(method: str, kind: str, curve: CostCurve) -> Curve:
+    """At most CURVE_POINTS points, the ends among them, evenly spaced along the spend that is travelled."""
+    travelled = torch.cat([curve.spend.new_zeros(1), curve.spend.diff().abs().cumsum(0)])
+    marks = torch.linspace(0, 1, CURVE_POINTS - 1, dtype=torch.float64) * travelled[-1]
+    # The last of the points at one spend, so that an end that only gains value is kept.
+    index = torch.searchsorted(travelled, marks, right=True).sub(1).clamp(0, len(travelled) - 1)
+    index = torch.cat([index.new_zeros(1), index[:-1], index.new_tensor([len(travelled) - 1])]).unique()
+    return Curve(method, kind, *([float(f"{x:.7g}") for x in c[index].tolist()] for c in (curve.spend, curve.value)))

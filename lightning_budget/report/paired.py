@@ -1,0 +1,66 @@
+"""One bootstrap over users for all methods, and their differences on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lightning_budget.batch import ResponsePrediction
+from lightning_budget.metrics.functional import (
+    CostCurve,
+    PairedDifference,
+    bootstrap_curves,
+    matched_interval,
+    paired_oracle_difference,
+    percentile_interval,
+)
+from lightning_budget.report.results import END_TO_END, LEVEL, TWO_STAGE, Difference, Truth
+from lightning_budget.table import RCTTable
+
+
+def bootstrap(
+    table: RCTTable, methods: Mapping[str, ResponsePrediction], budgets: Tensor, resamples: int, seed: int
+) -> dict[str, Tensor]:
+    """EOM ``[R, B]`` of every method on the same resamples."""
+    outcomes = (table.user, table.value, table.cost, table.propensity)
+    return {
+        name: bootstrap_curves(
+            matched_interval(p.value, p.cost, table.treatment), *outcomes, budgets, resamples, seed, "hajek"
+        )
+        for name, p in methods.items()
+    }
+
+
+def differences(
+    table: RCTTable,
+    methods: Mapping[str, ResponsePrediction],
+    curves: Mapping[str, CostCurve],
+    truth: Truth | None,
+    budgets: Tensor,
+    samples: Mapping[str, Tensor],
+    seed: int,
+) -> list[Difference]:
+    """Every method minus the first; of two-stage and end-to-end, two-stage is the one subtracted in any order."""
+    baseline = TWO_STAGE if set(methods) == {TWO_STAGE, END_TO_END} else next(iter(methods))
+    found = []
+    for name in methods:
+        if name == baseline:
+            continue
+        estimate = curves[name].at_budget(budgets).value - curves[baseline].at_budget(budgets).value
+        true = None
+        if truth is not None:
+            a, b = ((methods[m].value, methods[m].cost) for m in (name, baseline))
+            resamples = len(samples[name])
+            true = paired_oracle_difference(a, b, *truth, table.user, budgets, resamples, seed, LEVEL)
+        found.append(Difference(name, baseline, _paired(estimate, samples[name] - samples[baseline]), true))
+    return found
+
+
+def _paired(estimate: Tensor, samples: Tensor) -> PairedDifference:
+    return PairedDifference(
+        estimate,
+        *percentile_interval(samples, LEVEL),
+        estimate.mean(),
+        *percentile_interval(samples.mean(1), LEVEL),
+    )

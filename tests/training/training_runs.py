@@ -1,0 +1,178 @@
+"""Small runs: in this process for the strategy, by the command line for everything around it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+import lightning_budget.training.strategy  # registers `torchrec`  # noqa: F401
+from datamodules import CampaignDataModule, RCTDataModule
+from lightning_budget.training.module import ResponseModule
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "experiment=small_campaign",
+    "data.train_rows=4096",
+    "data.val_rows=2048",
+    "data.test_rows=2048",
+    "data.users=300",
+    "data.batch_size=256",
+    # Fast and noisy enough that the best epoch is neither the first nor the same in both phases.
+    "model.optimizer.lr=0.02",
+    "model.optimizer.embedding_lr=0.1",
+    "objective.warm_start_epochs=1",
+    "objective.weight=3",
+    "trainer.max_epochs=4",
+    "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+    "logger=csv",
+    "resamples=20",
+]
+EPOCHS, STEPS = 4, 16
+PHASES = ("two_stage", "end_to_end")
+
+
+def environment() -> dict[str, str]:
+    """Of a subprocess: the checkout importable, one thread, everything printed at once."""
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def start(script: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start a script in a session of its own, its output to be read."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / script), *overrides],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(script: str, *overrides: str, cwd: Path) -> str:
+    """Run a script to its end; what it printed."""
+    with start(script, *overrides, cwd=cwd) as process:
+        try:
+            output, _ = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_at(line: str, *overrides: str, cwd: Path) -> None:
+    """Train, and kill all processes of the run without warning as soon as a line that starts with ``line`` appears."""
+    with start("train.py", *overrides, cwd=cwd) as process:
+        assert process.stdout is not None
+        seen = []
+        for text in process.stdout:
+            seen.append(text)
+            if text.lstrip().startswith(line):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        process.stdout.read()
+        process.wait(timeout=60)
+    assert process.returncode == -signal.SIGKILL, "".join(seen)
+
+
+def call(main: Callable[[], None], *overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call a script's ``main`` in this process, as its command line would."""
+    monkeypatch.setattr(sys, "argv", ["script", *overrides])
+    main()
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """The numbers of a run."""
+    return json.loads((folder / "report.json").read_text())
+
+
+def logged(folder: Path, phase: str, *names: str) -> dict[tuple[str, int], float]:
+    """Logged values by name and step; every name that starts with one of ``names``."""
+    with open(folder / phase / "csv" / "metrics.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    return {
+        (k, int(row["step"])): float(v)
+        for row in rows
+        for k, v in row.items()
+        if v and any(k.startswith(name) for name in names)
+    }
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint's model and of its optimizers, by name."""
+    saved = torch.load(checkpoint, weights_only=True)
+    dense = {f"adam.{i}.{k}": v for i, s in saved["optimizer_states"][0]["state"].items() for k, v in s.items()}
+    return saved["state_dict"] | saved["torchrec_fused_optimizer"] | dense
+
+
+def assert_same(a: Any, b: Any, rtol: float = 0.0, where: str = "report") -> None:
+    """Equal structure and numbers; NaN equals NaN."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], rtol, f"{where}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, rtol, f"{where}[{i}]")
+    elif isinstance(a, float):
+        assert a == pytest.approx(b, rel=rtol, abs=rtol, nan_ok=True), where
+    else:
+        assert a == b, where
+
+
+def small_data(**changes: Any) -> CampaignDataModule:
+    """A campaign of 1,024 training rows in batches of 128, set up."""
+    sizes = {"train_rows": 1024, "val_rows": 512, "test_rows": 512, "users": 100, "batch_size": 128}
+    data = CampaignDataModule(**{**sizes, **changes})
+    data.setup()
+    return data
+
+
+def small_module(data: RCTDataModule, **changes: Any) -> ResponseModule:
+    """An untrained module of the data."""
+    model = {"name": "tarnet", "embedding_dim": 4, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
+    settings = {"model": model, "lr": 0.01, "embedding_lr": 0.05, "schedule": "cosine"}
+    return ResponseModule(data.schema.to_dict(), data.statistics.to_dict(), **{**settings, **changes})
+
+
+def small_trainer(folder: Path, callbacks: Sequence[L.Callback] = (), **changes: Any) -> L.Trainer:
+    """One CPU process of the strategy, silent, two epochs."""
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "strategy": "torchrec",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "default_root_dir": folder,
+    }
+    return L.Trainer(callbacks=list(callbacks), **{**settings, **changes})
+
+
+class EpochCheckpoints(L.Callback):
+    """Save ``<epoch>.ckpt`` as each epoch ends, counted from 0."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")

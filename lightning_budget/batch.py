@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -59,8 +60,9 @@ class RCTBatch:
     def __len__(self) -> int:
         return self.treatment.shape[0]
 
-    def _map(self, fn: Any) -> RCTBatch:
-        return RCTBatch(**{f.name: None if (x := getattr(self, f.name)) is None else fn(x) for f in fields(self)})
+    def _map(self, fn: Callable[[Any], Any]) -> RCTBatch:
+        present = {f.name: x for f in fields(self) if (x := getattr(self, f.name)) is not None}
+        return replace(self, **{name: fn(x) for name, x in present.items()})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RCTBatch:
         """Move to a device; from pinned memory with ``non_blocking`` the copy overlaps with compute."""

@@ -14,6 +14,7 @@ For the exposure i of user u on a day, to a coupon of face value a_j (a_0 = 0: c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,12 +78,15 @@ class Campaign:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}", "at least 1", f"raise {name}")
-        if len(self.face_values) < 2 or self.face_values[0] != 0 or min(self.face_values) < 0:
+        control, *coupons = self.face_values or (None,)
+        if control != 0 or not coupons or not all(0 < a < math.inf for a in coupons):
             raise InputError(
                 f"face_values={list(self.face_values)}",
-                "0 for control first, then values ≥ 0",
+                "0 for control first, then values above 0",
                 "put control's 0 in front",
             )
+        if len({f"{a:g}" for a in coupons}) < len(coupons):
+            raise InputError(f"face_values={list(self.face_values)}", "each value once", "remove what is repeated")
         if not 0 <= self.newcomers < 1:
             raise InputError(f"newcomers={self.newcomers}", "a share in [0, 1)", "lower newcomers")
 
@@ -144,7 +148,9 @@ class Campaign:
     def _join_day(self, user: Ints) -> Ints:
         total = self.train_days + self.val_days + self.test_days
         draw = hashed_uniform(user, self.seed, "join")
-        return np.where(draw < self.newcomers, draw / max(self.newcomers, 1e-12) * total, 0.0).astype(np.int64)
+        # User 0 is always there: a small population may consist of newcomers alone.
+        newcomer = (draw < self.newcomers) & (user > 0)
+        return np.where(newcomer, draw / max(self.newcomers, 1e-12) * total, 0.0).astype(np.int64)
 
     def _respond(self, rng: np.random.Generator, user: Ints, day: Ints) -> RCTTable:
         n, seed = len(user), self.seed

@@ -23,6 +23,9 @@ GREY, BLACK = "#808080", "#000000"
 Curve = tuple[Sequence[float], Sequence[float]]
 """Spend and value, in the order of the walk."""
 
+Interval = tuple[Sequence[float], Sequence[float], Sequence[float]]
+"""Estimates, lower and upper ends."""
+
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of ``width`` × ``height`` inches at 100 dots an inch, drawn by Agg and known to nobody else."""
@@ -48,7 +51,7 @@ def budget_curve(
     control: float,
     uniform: Curve,
     optimum: Curve | None = None,
-    estimates: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]] | None = None,
+    estimates: Mapping[str, Interval] | None = None,
     value_label: str = "value per user",
     cost_label: str = "budget per user",
 ) -> Axes:
@@ -77,17 +80,16 @@ def budget_curve(
     for i, (name, (value, low, high)) in enumerate((estimates or {}).items()):
         style = method_style(i)
         shift = 0.008 * right * (i - (len(estimates or {}) - 1) / 2)
-        ends = np.abs(np.asarray([low, high]) - np.asarray(value))
-        ax.errorbar(
-            np.asarray(budgets) + shift,
+        at = np.asarray(budgets) + shift
+        # The ends of a percentile interval need not enclose the estimate: drawn as lines of their own.
+        ax.vlines(at, low, high, color=style["color"], linewidth=1.0, zorder=4.5)
+        ax.plot(
+            at,
             value,
-            yerr=ends,
-            fmt=style["marker"],
+            style["marker"],
             color=style["color"],
-            markersize=4.5,
+            markersize=5,
             markerfacecolor="white",
-            elinewidth=1.0,
-            capsize=2.5,
             label=f"{name}, EOM and 95 % interval",
             zorder=5,
         )
@@ -115,7 +117,7 @@ def budget_curve(
 def difference_bars(
     ax: Axes,
     labels: Sequence[str],
-    series: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+    series: Mapping[str, Interval],
     colors: Sequence[str] = COLORS,
     value_label: str = "difference per user",
 ) -> Axes:
@@ -131,7 +133,6 @@ def difference_bars(
     width = 0.8 / len(series)
     for i, (name, (estimate, low, high)) in enumerate(series.items()):
         at = np.arange(len(labels)) + width * (i - (len(series) - 1) / 2)
-        # The ends of a percentile interval need not enclose the estimate: drawn as lines of their own.
         ax.bar(at, estimate, 0.9 * width, color=colors[i % len(colors)], alpha=0.75, label=name, zorder=2)
         ax.vlines(at, low, high, color=BLACK, linewidth=1.2, zorder=3)
         ax.plot(np.repeat(at, 2), np.ravel([low, high], order="F"), "_", color=BLACK, markersize=6, zorder=3)
@@ -190,7 +191,7 @@ def _limits(
     curves: Sequence[Curve],
     right: float,
     control: float,
-    estimates: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]] | None,
+    estimates: Mapping[str, Interval] | None,
 ) -> tuple[float, float]:
     """Of what is seen left of ``right``, with a margin."""
     seen = [np.asarray([control])]

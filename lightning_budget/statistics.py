@@ -68,9 +68,11 @@ class DataStatistics:
 
     @property
     def free_spend(self) -> float:
-        """Currency per user that giving everybody the most valuable single arm costs: the unit of budget fractions."""
-        best = max(range(len(self.value_mean)), key=lambda j: self.value_mean[j])
-        return self.cost_mean[best]
+        """Currency per user that giving everybody one arm costs: the most valuable of those that cost anything.
+
+        The unit of budget fractions, 0 where no arm costs anything.
+        """
+        return max(zip(self.value_mean, self.cost_mean, strict=True), key=lambda arm: (arm[1] > 0, arm[0]))[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only, so a checkpoint loads with ``weights_only=True``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from rich.progress import track
 from lightning_budget import cli
 from lightning_budget.allocation import Allocation, AllocationProblem, allocate
 from lightning_budget.batch import ResponsePrediction
-from lightning_budget.cli.build import quiet
+from lightning_budget.cli.build import check_can_be_made, quiet
 from lightning_budget.errors import InputError
 from lightning_budget.files import write_parquet
 from lightning_budget.models import TARNet
@@ -23,6 +22,8 @@ from lightning_budget.parquet import read_users
 from lightning_budget.schema import DataSchema
 from lightning_budget.table import RCTTable
 from lightning_budget.training.export import load_model, load_schema
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 def check_request(cfg: DictConfig) -> None:
@@ -36,14 +37,11 @@ def check_request(cfg: DictConfig) -> None:
         raise InputError(
             f"output={str(output)!r}", "a file ending in .parquet", f"output={output.with_suffix('.parquet')}"
         )
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as e:
-        raise InputError(
-            f"output={str(output)!r}: {e.strerror}", "a file in a folder that can be written", "give another output=…"
-        ) from e
+    check_can_be_made(output.parent, "output")
+    if cfg.accelerator not in ACCELERATORS:
+        raise InputError(f"accelerator={cfg.accelerator!r}", ", ".join(ACCELERATORS), "choose one of the allowed")
+    if cfg.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise InputError(f"accelerator={cfg.accelerator!r} without a CUDA device", "auto, cpu", "use accelerator=auto")
 
 
 @torch.no_grad()
@@ -85,6 +83,7 @@ def main(cfg: DictConfig) -> None:
     prediction = predict(model, users, cfg.batch_size, device)
     allocation = allocate(AllocationProblem(prediction.value, prediction.cost, cfg.budget))
     output = Path(cfg.output).expanduser().absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_parquet(as_parquet(allocation, prediction, ids, schema), output)
     counts = torch.bincount(allocation.treatment, minlength=schema.num_treatments).tolist()
     print("Users per treatment: " + ", ".join(f"{n} {c:,}" for n, c in zip(schema.treatments, counts, strict=True)))

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_budget.report import compare, print_report, write_report
 from omegaconf import DictConfig, ListConfig
 from rich.progress import track
 
 from datamodules import RCTDataModule
 from lightning_budget import cli
 from lightning_budget.batch import ResponsePrediction
-from lightning_budget.cli.build import build, quiet, run_folder_of, saved_config
+from lightning_budget.cli.build import build, check_can_be_made, quiet, run_folder_of, saved_config
 from lightning_budget.errors import InputError
+from lightning_budget.report import compare, print_report, write_report
 from lightning_budget.table import RCTTable
 from lightning_budget.training.export import load_model, load_schema
 from lightning_budget.training.predict import predict_batches
@@ -75,13 +75,15 @@ def main(cfg: DictConfig) -> None:
     """Table, report.json and curves.png of checkpoints on a split."""
     quiet()
     paths = checkpoint_paths(cfg.ckpt)
+    folder = Path(cfg.run_dir or paths[0].parent / f"evaluation-{cfg.split}").expanduser().absolute()
+    check_can_be_made(folder, "run_dir")
     run = None if cfg.data is not None else saved_config(run_folder_of(paths[0]))
-    datamodule, table = load_split(cfg.data if run is None else run.data, paths, cfg.split)
+    config: DictConfig = cfg.data if run is None else run.data
+    datamodule, table = load_split(config, paths, cfg.split)
     names = method_names(paths)
     predictions = {n: predict(p, datamodule, table, n) for n, p in zip(names, paths, strict=True)}
     budgets = cfg.budgets or (run.budgets if run is not None else [0.05, 0.1, 0.2, 0.3, 0.5])
     report = compare(table, datamodule.schema, predictions, list(budgets), resamples=cfg.resamples, seed=cfg.seed)
-    folder = Path(cfg.run_dir or paths[0].parent / f"evaluation-{cfg.split}").absolute()
     write_report(report, folder)
     print_report(report)
     print(f"Report: {folder}")

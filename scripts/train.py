@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning_budget.report import compare, print_report, write_report
 from omegaconf import DictConfig, OmegaConf
 
 import lightning_budget.training.strategy  # registers `torchrec`  # noqa: F401
@@ -16,11 +15,20 @@ from datamodules import RCTDataModule
 from lightning_budget import cli
 from lightning_budget.atomic import atomic_path
 from lightning_budget.cli.build import build, build_datamodule, quiet, run_folder_of, saved_config, with_overrides
+from lightning_budget.errors import InputError
 from lightning_budget.estimators import build_estimator
 from lightning_budget.losses.budget_regularizer import BudgetRegularizer, budget_grid
 from lightning_budget.parquet import write_users
+from lightning_budget.report import compare, print_report, write_report
 from lightning_budget.training.callbacks import BudgetObjective
-from lightning_budget.training.comparison import Recipe, close_loggers, log_report, phase_names, run_comparison
+from lightning_budget.training.comparison import (
+    Recipe,
+    check_recipe,
+    close_loggers,
+    log_report,
+    phase_names,
+    run_comparison,
+)
 from lightning_budget.training.module import ResponseModule
 from lightning_budget.training.phase import Phase
 
@@ -86,6 +94,9 @@ def main(cfg: DictConfig) -> None:
     datamodule = build_datamodule(cfg.data)
     recipe = build_recipe(cfg, datamodule)
     budget_grid(list(cfg.budgets), datamodule.statistics.free_spend)
+    check_recipe(recipe, datamodule, cfg.baseline, Path(cfg.run_dir) if cfg.ckpt_path else None)
+    if cfg.resamples < 1:
+        raise InputError(f"resamples={cfg.resamples}", "at least 1", "200 give an interval, 1000 a smooth one")
     folder = cli.run_folder(cfg)
     predictions, trainer = run_comparison(recipe, datamodule, folder, cfg.baseline)
     if not trainer.is_global_zero:

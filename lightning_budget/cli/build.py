@@ -41,14 +41,32 @@ def build(config: DictConfig, **extra: Any) -> Any:
     """Instantiate a config node; bad input keeps its one line instead of Hydra's wrapping.
 
     Raises:
-        InputError: as the class raised it.
+        InputError: as the class raised it, or because it takes no such argument.
     """
     try:
         return instantiate(config, **extra)
     except InstantiationException as e:
         if isinstance(e.__cause__, InputError):
             raise e.__cause__ from None
+        if isinstance(e.__cause__, TypeError) and "argument" in str(e.__cause__):
+            raise InputError(
+                f"{config._target_}: {e.__cause__}", "the arguments of that class", "leave out or add that key"
+            ) from e
         raise
+
+
+def check_can_be_made(folder: Path, key: str) -> None:
+    """Refuse early a folder for results that could not be made later; makes nothing.
+
+    Raises:
+        InputError: naming the command line's ``key``.
+    """
+    nearest = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    why = "is a file" if not nearest.is_dir() else "cannot be written" if not os.access(nearest, os.W_OK) else ""
+    if why:
+        raise InputError(
+            f"{key}={str(folder)!r}: {str(nearest)!r} {why}", "a folder that can be written", f"give another {key}=…"
+        )
 
 
 def build_datamodule(config: DictConfig) -> RCTDataModule:

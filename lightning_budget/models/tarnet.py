@@ -32,6 +32,12 @@ class TARNet(nn.Module):
     Source: Shalit, Johansson, Sontag 2017, arXiv:1606.03976.
     """
 
+    dense_mean: Tensor
+    dense_std: Tensor
+    value_mean: Tensor
+    cost_mean: Tensor
+    known_cost: Tensor
+
     def __init__(
         self,
         schema: DataSchema,

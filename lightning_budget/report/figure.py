@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from lightning_budget.metrics.functional import PairedDifference
-from lightning_budget.plots import COLORS, Axes, Curve, Figure, arm_mix, budget_curve, difference_bars, new_figure
+from lightning_budget.plots import (
+    COLORS,
+    Axes,
+    Curve,
+    Figure,
+    Interval,
+    arm_mix,
+    budget_curve,
+    difference_bars,
+    new_figure,
+)
 from lightning_budget.report.results import ORACLE, UNIFORM, Report, label
-
-Interval = tuple[list[float], list[float], list[float]]
 
 
 def comparison_figure(report: Report) -> Figure:
@@ -35,19 +43,19 @@ def _curves(ax: Axes, report: Report) -> None:
     for name in report.methods:
         points = [row.eom_hajek for row in report.rows if row.method == name]
         low, high = ([getattr(p, end) for p in points] for end in ("low", "high"))
-        values[label(name)] = ([p.value for p in points], low, high)
+        values[_label(name)] = ([p.value for p in points], low, high)
     what = "true value" if report.has_oracle else "EOM (Hájek)"
     budget_curve(
         ax,
-        {label(name): lines[name] for name in report.methods},
+        {_label(name): lines[name] for name in report.methods},
         report.budgets,
         report.fractions,
         lines[UNIFORM][1][0],
         lines[UNIFORM],
         lines.get(ORACLE),
         values,
-        f"{what}, {report.value_unit} per user",
-        f"budget, {report.cost_unit} per user (above: share of the free spend, {report.free_spend:.4g})",
+        f"{what}, {_literal(report.value_unit)} per user",
+        f"budget, {_literal(report.cost_unit)} per user (above: share of the free spend, {report.free_spend:.4g})",
     )
     lines_are = (
         "lines are true values, markers estimates on the trial" if report.has_oracle else "estimates on the trial"
@@ -56,7 +64,7 @@ def _curves(ax: Axes, report: Report) -> None:
 
 
 def _differences(ax: Axes, report: Report) -> None:
-    baseline = label(report.differences[0].baseline)
+    baseline = _label(report.differences[0].baseline)
     labels = [*_percents(report), "mean"]
     what = "true value" if report.has_oracle else "EOM (Hájek)"
     if len(report.differences) == 1:
@@ -65,12 +73,12 @@ def _differences(ax: Axes, report: Report) -> None:
         if difference.true_value is not None:
             series = {"true value": _with_mean(difference.true_value), **series}
         colors = (COLORS[1], COLORS[5])
-        title = f"{label(difference.method)} minus {baseline}"
+        title = f"{_label(difference.method)} minus {baseline}"
     else:
-        series = {label(d.method): _with_mean(d.true_value or d.eom_hajek) for d in report.differences}
+        series = {_label(d.method): _with_mean(d.true_value or d.eom_hajek) for d in report.differences}
         colors = COLORS[1:]
         title = f"Each method minus {baseline}: {what}"
-    difference_bars(ax, labels, series, colors, f"{report.value_unit} per user")
+    difference_bars(ax, labels, series, colors, f"{_literal(report.value_unit)} per user")
     ax.set_title(f"{title}\nwith {100 * report.level:g} % intervals", loc="left", fontsize=11)
     ax.set_xlabel("budget")
 
@@ -78,8 +86,8 @@ def _differences(ax: Axes, report: Report) -> None:
 def _mix(ax: Axes, report: Report) -> None:
     shares: dict[str, list[list[float]]] = {}
     for d in report.deployments:
-        shares.setdefault(label(d.method), []).append(list(d.share.values()))
-    arm_mix(ax, shares, list(report.arm_share), _percents(report))
+        shares.setdefault(_label(d.method), []).append(list(d.share.values()))
+    arm_mix(ax, shares, [_literal(arm) for arm in report.arm_share], _percents(report))
     ax.set_title("Who gets what, at the multiplier that meets the budget\non predicted cost", loc="left", fontsize=11)
 
 
@@ -91,3 +99,12 @@ def _with_mean(p: PairedDifference) -> Interval:
 
 def _percents(report: Report) -> list[str]:
     return [f"{100 * f:.4g} %" for f in report.fractions]
+
+
+def _label(method: str) -> str:
+    return _literal(label(method))
+
+
+def _literal(text: str) -> str:
+    """Dollars as dollars: a pair of them would be read as mathematics."""
+    return text.replace("$", r"\$")

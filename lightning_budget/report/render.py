@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -85,12 +85,15 @@ def as_text(report: Report) -> str:
 
 
 def print_report(report: Report) -> None:
-    """Print to the terminal; plain text where standard output is a file or a pipe."""
-    if sys.stdout.isatty():
-        Console().print(_all(report))
-        return
+    """Print to the terminal; plain text where standard output is no terminal or cannot show every character."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(as_text(report).encode(encoding, "replace").decode(encoding), end="")
+    if sys.stdout.isatty() and encoding.lower().startswith("utf"):
+        console = Console()
+        # A narrower table would cut numbers off; the terminal folds long lines instead.
+        console.size = ConsoleDimensions(max(console.width, WIDTH), console.height)
+        console.print(_all(report))
+    else:
+        print(as_text(report).encode(encoding, "replace").decode(encoding), end="")
 
 
 def _all(report: Report) -> RenderableType:
@@ -98,7 +101,7 @@ def _all(report: Report) -> RenderableType:
     lines = [
         f"{report.row_count:,} rows of {report.user_count:,} users. Value in {report.value_unit}, spend in "
         f"{report.cost_unit}, both per user.",
-        f"Budgets are shares of {report.free_spend:.4g}, the {report.free_spend_source}.",
+        f"Budgets are shares of {report.free_spend:.4g} ({report.free_spend_source}).",
         "All methods are compared at equal factual spend; ROI is value over spend, both above control's.",
     ]
     return Group(

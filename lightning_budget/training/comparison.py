@@ -9,12 +9,14 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_budget.batch import ResponsePrediction
+from lightning_budget.errors import InputError
 from lightning_budget.training.callbacks import BudgetObjective
+from lightning_budget.training.data import TrialData
 from lightning_budget.training.module import ResponseModule
-from lightning_budget.training.phase import Phase, fit_phase, predict_best
+from lightning_budget.training.phase import Phase, build_trainer, check_same_model, fit_phase, predict_best
+from lightning_budget.training.strategy import TorchRecStrategy
 
 TWO_STAGE, END_TO_END = "two_stage", "end_to_end"
 
@@ -47,8 +49,39 @@ def phase_names(recipe: Recipe, baseline: bool) -> list[str]:
     return [TWO_STAGE, END_TO_END] if baseline else [END_TO_END]
 
 
+def check_recipe(recipe: Recipe, datamodule: TrialData, baseline: bool = True, folder: Path | None = None) -> None:
+    """Refuse, before anything is written, what would only fail once its phase is reached.
+
+    Args:
+        recipe: of the run; datamodule: set up; baseline: as :func:`run_comparison`.
+        folder: of the run to resume.
+
+    Raises:
+        InputError: for any part that cannot be built, or checkpoints of another model.
+    """
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = build_trainer(recipe.trainer, **quiet)
+    if not isinstance(trainer.strategy, TorchRecStrategy):
+        raise InputError(
+            f"trainer.strategy={recipe.trainer.get('strategy')!r}", TorchRecStrategy.strategy_name, "leave it out"
+        )
+    trainer.strategy.refuse_what_in_backward_cannot_do(trainer)
+    module = recipe.module()
+    module.configure_model()
+    if recipe.objective is not None:
+        recipe.objective()
+    datamodule.train_dataloader()
+    if folder is None:
+        return
+    for name in phase_names(recipe, baseline):
+        phase = Phase(name, folder / name)
+        for path in (phase.last, phase.best):
+            if path.is_file():
+                check_same_model(path, module)
+
+
 def run_comparison(
-    recipe: Recipe, datamodule: L.LightningDataModule, folder: Path, baseline: bool = True
+    recipe: Recipe, datamodule: TrialData, folder: Path, baseline: bool = True
 ) -> tuple[dict[str, ResponsePrediction], L.Trainer]:
     """Train every phase, resuming what an earlier process left, and predict the test split with each best checkpoint.
 
@@ -62,8 +95,10 @@ def run_comparison(
         Predictions of the test split by phase, on every rank, and the last trainer.
     """
     predictions: dict[str, ResponsePrediction] = {}
-    names = phase_names(recipe, baseline)
-    for name in names:
+    trainer = None
+    for name in phase_names(recipe, baseline):
+        if trainer is not None:
+            close_loggers(trainer.loggers)
         phase = Phase(name, folder / name)
         module = recipe.module()
         callbacks = list(recipe.callbacks(name))
@@ -73,15 +108,15 @@ def run_comparison(
         loggers = [] if phase.is_done else recipe.loggers(phase)
         trainer = fit_phase(phase, module, datamodule, recipe.trainer, callbacks, loggers, recipe.monitor)
         predictions[name] = predict_best(phase, trainer, module, datamodule, datamodule.split("test"))
-        if name != names[-1]:
-            close_loggers(trainer.loggers)
+    assert trainer is not None
     return predictions, trainer
 
 
 def close_loggers(loggers: Sequence[Logger]) -> None:
     """End W&B runs: a new one in the same process would continue the old one."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+        # Off rank 0 the experiment is a stand-in that takes any call.
+        if isinstance(logger, WandbLogger):
             logger.experiment.finish()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,11 +13,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
+from lightning_budget.errors import InputError
 from lightning_budget.losses.response import response_loss
-from lightning_budget.models import build_model
+from lightning_budget.models import TARNet, build_model
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.optimizers import dense_parameters, step_in_backward
+
+SCHEDULES = ("constant", "cosine")
 
 ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
 
@@ -35,6 +39,9 @@ class ResponseModule(L.LightningModule):
         schedule: ``constant``, or ``cosine`` decay of both rates to zero over the run.
         seed: start of the weights and of every epoch's random numbers.
         sparse_device: ``meta`` leaves the tables to the strategy.
+
+    Raises:
+        InputError: for a rate, schedule or size out of range.
     """
 
     def __init__(
@@ -50,13 +57,14 @@ class ResponseModule(L.LightningModule):
         sparse_device: str | None = "meta",
     ) -> None:
         super().__init__()
+        _check(model, schedule, {"lr": lr, "embedding_lr": embedding_lr, "weight_decay": weight_decay})
         self.save_hyperparameters()
         self.schema = DataSchema.from_dict(dict(schema))
         self.statistics = DataStatistics.from_dict(dict(statistics))
         self.objective_terms: dict[str, ObjectiveTerm] = {}
         self.arm_share: Tensor
         self.register_buffer("arm_share", torch.tensor(self.statistics.arm_share), persistent=False)
-        self.net: torch.nn.Module | None = None
+        self.net: TARNet | None = None
 
     def configure_model(self) -> None:
         """Build the network, the same on every rank, with its tables described but not allocated."""
@@ -70,6 +78,7 @@ class ResponseModule(L.LightningModule):
 
     def forward(self, batch: RCTBatch) -> ResponsePrediction:
         """``[N, K]`` value and cost."""
+        assert self.net is not None
         return self.net(batch.dense, batch.sparse)
 
     def prediction_loss(self, batch: RCTBatch, prediction: ResponsePrediction) -> Tensor:
@@ -102,12 +111,12 @@ class ResponseModule(L.LightningModule):
         self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch), sync_dist=True)
         return loss
 
-    def validation_step(self, batch: RCTBatch, batch_idx: int) -> ResponsePrediction:
+    def validation_step(self, batch: RCTBatch, batch_idx: int) -> dict[str, Tensor]:
         prediction = self(batch)
         if bool((batch.row >= 0).any()):
             loss = self.prediction_loss(batch, prediction)
             self.log("val/prediction_loss", loss, batch_size=len(batch), sync_dist=True)
-        return prediction
+        return {"value": prediction.value, "cost": prediction.cost}
 
     def predict_step(self, batch: RCTBatch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Position in the split, value and cost of every row, filling included."""
@@ -123,3 +132,18 @@ class ResponseModule(L.LightningModule):
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+
+def _check(model: Mapping[str, Any], schedule: str, rates: Mapping[str, float]) -> None:
+    if schedule not in SCHEDULES:
+        raise InputError(f"model.optimizer.schedule={schedule!r}", ", ".join(SCHEDULES), "choose one of the allowed")
+    for name, rate in rates.items():
+        if not (math.isfinite(rate) and (rate > 0 or (name == "weight_decay" and rate == 0))):
+            allowed = "0 or above" if name == "weight_decay" else "above 0"
+            raise InputError(f"model.optimizer.{name}={rate:g}", allowed, "mend it")
+    for name in ("embedding_dim", "head_hidden", "dense_hidden", "trunk_hidden"):
+        size = model.get(name, 1)
+        if not size or min([size] if isinstance(size, int) else size) < 1:
+            raise InputError(f"model.{name}={size}", "widths of at least 1", "raise it")
+    if not 0 <= model.get("dropout", 0.0) < 1:
+        raise InputError(f"model.dropout={model['dropout']:g}", "at least 0, below 1", "0 leaves every unit in")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torch.distributed.optim.apply_optimizer_in_backward import (
+    _apply_optimizer_in_backward as apply_optimizer_in_backward,
+)
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 

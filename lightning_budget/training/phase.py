@@ -6,21 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
-import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_budget.atomic import atomic_path
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.table import RCTTable
+from lightning_budget.training.data import TrialData
 from lightning_budget.training.export import read_checkpoint
 from lightning_budget.training.module import ResponseModule
-from lightning_budget.training.predict import in_table_order
+from lightning_budget.training.predict import Part, in_table_order
 
 DONE = "done.json"
 
@@ -66,10 +66,22 @@ def checkpoints(phase: Phase, monitor: str) -> list[ModelCheckpoint]:
     return [best, last]
 
 
+def build_trainer(arguments: dict[str, Any], **extra: Any) -> L.Trainer:
+    """Lightning's Trainer.
+
+    Raises:
+        InputError: if Lightning refuses the arguments.
+    """
+    try:
+        return L.Trainer(**{**arguments, **extra})
+    except (MisconfigurationException, ValueError) as e:
+        raise InputError(f"trainer: {e}", "arguments that fit this machine", "mend the trainer.* override") from e
+
+
 def fit_phase(
     phase: Phase,
     module: ResponseModule,
-    datamodule: L.LightningDataModule,
+    datamodule: TrialData,
     trainer_arguments: dict[str, Any],
     callbacks: Sequence[L.Callback],
     loggers: Sequence[Logger],
@@ -89,22 +101,19 @@ def fit_phase(
     Raises:
         InputError: if Lightning refuses the trainer's arguments, or the last checkpoint belongs to another model.
     """
-    try:
-        trainer = L.Trainer(
-            **trainer_arguments,
-            callbacks=[*callbacks, *checkpoints(phase, monitor)],
-            logger=list(loggers),
-            default_root_dir=str(phase.folder),
-        )
-    except MisconfigurationException as e:
-        raise InputError(f"trainer: {e}", "arguments that fit this machine", "mend the trainer.* override") from e
+    trainer = build_trainer(
+        trainer_arguments,
+        callbacks=[*callbacks, *checkpoints(phase, monitor)],
+        logger=list(loggers),
+        default_root_dir=str(phase.folder),
+    )
     if phase.is_done:
         return trainer
     resume = None
     if phase.last.is_file():
         check_same_model(phase.last, module)
         resume = str(phase.last)
-    trainer.fit(module, datamodule, ckpt_path=resume)
+    trainer.fit(module, cast(L.LightningDataModule, datamodule), ckpt_path=resume)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
@@ -137,10 +146,9 @@ def _short(value: Any) -> str:
 
 
 def predict_best(
-    phase: Phase, trainer: L.Trainer, module: ResponseModule, datamodule: L.LightningDataModule, table: RCTTable
+    phase: Phase, trainer: L.Trainer, module: ResponseModule, datamodule: TrialData, table: RCTTable
 ) -> ResponsePrediction:
     """Predict a table with the phase's best checkpoint, over all ranks; ``[N, K]`` each, on every rank."""
     batches = datamodule.table_dataloader(table)
     parts = trainer.predict(module, dataloaders=batches, ckpt_path=str(phase.best))
-    with torch.no_grad():
-        return in_table_order(parts, len(table))
+    return in_table_order(cast("list[Part]", parts), len(table))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -26,6 +27,11 @@ class RowWiseOnCpuSharder(EmbeddingBagCollectionSharder):
         types = super().sharding_types(compute_device_type)
         row_wise = ShardingType.ROW_WISE.value
         return types if row_wise in types else [*types, row_wise]
+
+
+def sharders() -> list[ModuleSharder[nn.Module]]:
+    """What can be sharded: embedding bag collections."""
+    return [cast("ModuleSharder[nn.Module]", RowWiseOnCpuSharder())]
 
 
 def embedding_tables(module: nn.Module) -> Iterator[tuple[str, EmbeddingBagConfig]]:
@@ -58,7 +64,7 @@ def sharding_plan(
     )
     plan, error = None, None
     try:
-        plan = planner.plan(module, [RowWiseOnCpuSharder()])
+        plan = planner.plan(module, sharders())
     except Exception as e:
         error = f"{type(e).__name__}: {e}"
     errors: list[str | None] = [None] * world_size

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.ddp import _DDPForwardRedirection
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
@@ -29,7 +29,7 @@ from lightning_budget.training.checkpoint import (
     full_state_dict,
     load_fused_state,
 )
-from lightning_budget.training.sharding import RowWiseOnCpuSharder, embedding_tables, init_rows_, sharding_plan
+from lightning_budget.training.sharding import embedding_tables, init_rows_, sharders, sharding_plan
 
 
 class _ForwardRedirection(_DDPForwardRedirection):
@@ -69,14 +69,25 @@ class TorchRecStrategy(DDPStrategy):
         super().__init__(*args, timeout=timeout, **kwargs)
         self._forward_redirection = _ForwardRedirection()
         self._init_seed = init_seed
-        self._dmp: DistributedModelParallel | None = None
         self._gloo: dist.ProcessGroup | None = None
-        self._start_lr: tuple[float, list[float]] | None = None
+        self._dmp: DistributedModelParallel
+        self._start_lr: tuple[float, list[float]]
+
+    @property
+    def _module(self) -> LightningModule:
+        module = self.lightning_module
+        assert module is not None
+        return module
+
+    @property
+    def _cpu_group(self) -> dist.ProcessGroup:
+        assert self._gloo is not None
+        return self._gloo
 
     def setup_environment(self) -> None:
         super().setup_environment()
         if self._gloo is None:
-            self._gloo = dist.new_group(backend="gloo")
+            self._gloo = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     def setup(self, trainer: Trainer) -> None:
         """Shard, start or load the tables, wrap in DDP, build the optimizers."""
@@ -84,11 +95,10 @@ class TorchRecStrategy(DDPStrategy):
         self.accelerator.setup(trainer)
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting:
-            self._refuse_what_in_backward_cannot_do(trainer)
-            if self._layer_sync:
+            self.refuse_what_in_backward_cannot_do(trainer)
+            if self._layer_sync and self.model is not None:
                 self.model = self._layer_sync.apply(self.model)
-        module = self.lightning_module
-        assert module is not None
+        module = self._module
         self.precision_plugin.convert_module(module)
         self._shard(module)
         if fitting:
@@ -108,7 +118,12 @@ class TorchRecStrategy(DDPStrategy):
                 [g["lr"] for g in self.fused_optimizer.param_groups],
             )
 
-    def _refuse_what_in_backward_cannot_do(self, trainer: Trainer) -> None:
+    def refuse_what_in_backward_cannot_do(self, trainer: Trainer) -> None:
+        """Called before training starts.
+
+        Raises:
+            InputError: on gradient accumulation or scaled gradients.
+        """
         if trainer.accumulate_grad_batches != 1:
             raise InputError(
                 f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}",
@@ -124,12 +139,12 @@ class TorchRecStrategy(DDPStrategy):
 
     def _shard(self, module: LightningModule) -> None:
         tables = list(embedding_tables(module))
-        plan = sharding_plan(module, self.root_device, self.world_size, self.num_processes, self._gloo)
+        plan = sharding_plan(module, self.root_device, self.world_size, self.num_processes, self._cpu_group)
         self._dmp = DistributedModelParallel(
             module,
             device=self.root_device,
             plan=plan,
-            sharders=[RowWiseOnCpuSharder()],
+            sharders=sharders(),
             init_data_parallel=False,
             data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
         )
@@ -138,7 +153,7 @@ class TorchRecStrategy(DDPStrategy):
         seed = module.hparams.get("seed", 0) if self._init_seed is None else self._init_seed
         for path, config in tables:
             weight = state[f"{path}.embedding_bags.{config.name}.weight"]
-            if isinstance(weight, ShardedTensor):
+            if isinstance(weight, ShardedTensor) and config.init_fn is not None:
                 init_rows_(weight, config.init_fn, config.name, seed)
         self._dense_to_device(module)
 
@@ -183,7 +198,8 @@ class TorchRecStrategy(DDPStrategy):
         """Step the dense optimizer; the tables' rate is set before the closure, whose forward reads it."""
         dense_start, fused_start = self._start_lr
         factor = optimizer.param_groups[0]["lr"] / dense_start if dense_start else 1.0
-        for group, lr in zip(self.fused_optimizer.param_groups, fused_start, strict=True):
+        groups = cast("list[dict[str, Any]]", self.fused_optimizer.param_groups)
+        for group, lr in zip(groups, fused_start, strict=True):
             group["lr"] = lr * factor
         self.fused_optimizer.step()
         return super().optimizer_step(optimizer, closure, model, **kwargs)
@@ -191,7 +207,7 @@ class TorchRecStrategy(DDPStrategy):
     def pre_backward(self, closure_loss: torch.Tensor) -> None:
         """As DDP, through one more wrapper."""
         ddp = _inner(self._dmp)
-        if isinstance(ddp, DistributedDataParallel) and not self.lightning_module.automatic_optimization:
+        if isinstance(ddp, DistributedDataParallel) and not self._module.automatic_optimization:
             prepare_for_backward(ddp, closure_loss)
 
     @property
@@ -201,22 +217,22 @@ class TorchRecStrategy(DDPStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole, plain tensors on rank 0. Called on every rank."""
-        return full_state_dict(self.lightning_module.state_dict(), self._gloo)
+        return full_state_dict(self._module.state_dict(), self._cpu_group)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if "optimizer_states" in checkpoint:
-            checkpoint[FUSED_OPTIMIZER_KEY] = full_fused_state(self.fused_optimizer, self._gloo)
+            checkpoint[FUSED_OPTIMIZER_KEY] = full_fused_state(self.fused_optimizer, self._cpu_group)
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Mapped into memory, so that a rank reads only its own rows."""
         return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
 
-    def load_model_state_dict(self, checkpoint: dict[str, Any], strict: bool = True) -> None:
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         # Sharded modules cut their rows out of whole tensors themselves.
-        self.lightning_module.load_state_dict(dict(checkpoint["state_dict"]), strict=strict)
+        self._module.load_state_dict(dict(checkpoint["state_dict"]), strict=strict)
 
-    def load_optimizer_state_dict(self, checkpoint: dict[str, Any]) -> None:
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         super().load_optimizer_state_dict(checkpoint)
         load_fused_state(self.fused_optimizer, checkpoint[FUSED_OPTIMIZER_KEY])
 
@@ -225,6 +241,8 @@ class TorchRecStrategy(DDPStrategy):
         self.model = self.lightning_module
         if self.optimizers:
             _optimizers_to_device(self.optimizers, torch.device("cpu"))
+        assert self.cluster_environment is not None
+        assert self.accelerator is not None
         self.cluster_environment.teardown()
         self.precision_plugin.teardown()
         self.accelerator.teardown()

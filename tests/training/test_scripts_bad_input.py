@@ -54,7 +54,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         ("max_epochs=3", "did you mean 'trainer.max_epochs'?"),
         ("data=hilstrom", "unknown data 'hilstrom'; allowed: campaign, hillstrom, table; "),
         ("objective=bugdet", "did you mean 'objective=budget'?"),
-        ("data=hillstrom", "data.path is missing"),
+        ("data=hillstrom", "TableRCTDataModule"),  # with the sizes of a campaign
         ("data=table", "no value for data."),
         ("budgets=[0]", "budget fraction 0"),
         ("budgets=[1.5]", "budget fraction 1.5"),
@@ -72,6 +72,9 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         ("trainer.devices=0", "devices"),
         ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2"),
         ("trainer.strategy=torchrecc", "torchrecc"),
+        ("trainer.strategy=ddp", "trainer.strategy='ddp'; allowed: torchrec"),
+        ("model.dense_hidden=[]", "model.dense_hidden=[]"),
+        ("model.dropout=1", "model.dropout=1"),
         ("trainer.precision=17", "17"),
         ("data.batch_size=0", "batch size 0"),
         ("data.train_rows=0", "train_rows=0"),
@@ -135,6 +138,10 @@ def own(path: str) -> list[str]:
     ]
 
 
+def test_hillstrom_without_its_file(refused: Refused) -> None:
+    assert "data.path is missing" in refused(train.main, "data=hillstrom", "logger=csv", "run_dir=run")
+
+
 def test_train_on_no_data(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("arm,spend,paid,p,age\n")
     assert "empty.csv" in refused(train.main, *own("empty.csv"))
@@ -194,6 +201,7 @@ def test_checkpoints_that_cannot_be_used(checkpoint: Path, refused: Refused) -> 
         ("batch_size=0", "batch_size=0"),
         ("output=out.csv", "a file ending in .parquet"),
         ("output=file/out.parquet", "file"),
+        ("accelerator=cuda", "without a CUDA device"),
         ("input=missing.parquet", "no such file"),
         ("input=trial.csv", "no column"),
         ("accelerator=tpuu", "accelerator"),
@@ -201,10 +209,12 @@ def test_checkpoints_that_cannot_be_used(checkpoint: Path, refused: Refused) -> 
     ],
 )
 def test_allocate(checkpoint: Path, refused: Refused, tmp_path: Path, override: str, message: str) -> None:
+    if override == "accelerator=cuda" and torch.cuda.is_available():
+        pytest.skip("has a CUDA device")
     (tmp_path / "file").write_text("not a folder")
     trial(tmp_path)
     users = checkpoint.with_name("example_users.parquet")
-    good = (f"ckpt={checkpoint}", "budget=100", f"input={users}", "output=out.parquet")
+    good = (f"ckpt={checkpoint}", "budget=100", f"input={users}", "output=new/out.parquet")
     assert message in refused(allocate.main, *good, override)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from training_runs import ROOT, assert_same, call, report
+from training_runs import ROOT, assert_same_report, call, report
 
 from lightning_budget import files
 from lightning_budget.allocation import AllocationProblem
@@ -28,8 +28,10 @@ def users(one_process: Path) -> Path:
 def test_evaluate_repeats_the_report(one_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = ",".join(str(one_process / phase / "best.ckpt") for phase in ("two_stage", "end_to_end"))
     out = tmp_path / "again"
-    call(evaluate.main, f"ckpt=[{both}]", f"run_dir={out}", "resamples=20", monkeypatch=monkeypatch)
-    assert_same(report(out), report(one_process))
+    settings = (f"run_dir={out}", "resamples=20", "seed=1")
+    call(evaluate.main, f"ckpt=[{both}]", *settings, monkeypatch=monkeypatch)
+    # Unsharded tables: predictions differ in the last bits.
+    assert_same_report(report(out), report(one_process), rtol=1e-4)
     assert (out / "curves.png").stat().st_size > 0
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from lightning_budget.allocation import policy_treatment, solve_multipliers
@@ -15,6 +17,8 @@ from lightning_budget.metrics.functional.checks import Normalization
 from lightning_budget.metrics.functional.cost_curve import cost_curve, policy_curve
 from lightning_budget.metrics.functional.oracle import regret
 from lightning_budget.table import RCTTable
+from lightning_budget.training.data import trial_data
+from lightning_budget.training.module import ResponseModule
 from lightning_budget.training.predict import Part, gather_rows
 
 
@@ -36,7 +40,8 @@ class AllocationMetrics(L.Callback):
     def __init__(
         self, budgets: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5), normalization: Normalization = "hajek"
     ) -> None:
-        self.fractions, self.normalization = tuple(budgets), normalization
+        self.fractions = tuple(budgets)
+        self.normalization: Normalization = normalization
         self._parts: list[Part] = []
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -46,23 +51,25 @@ class AllocationMetrics(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: ResponsePrediction,
+        outputs: STEP_OUTPUT,
         batch: RCTBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._parts.append((batch.row, outputs.value, outputs.cost))
+        predicted = cast("dict[str, Tensor]", outputs)
+        self._parts.append((batch.row, predicted["value"], predicted["cost"]))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         row, prediction = gather_rows(self._parts)
         self._parts = []
         if trainer.sanity_checking:
             return
-        table = trainer.datamodule.val
+        table = trial_data(trainer).val
         if len(row) < len(table):
             table = table.select(row)
-        budgets = budget_grid(self.fractions, pl_module.statistics.free_spend)
-        arms = pl_module.schema.treatments
+        module = cast("ResponseModule", pl_module)
+        budgets = budget_grid(self.fractions, module.statistics.free_spend)
+        arms = module.schema.treatments
         results = allocation_metrics(table, prediction, budgets, arms, self.fractions, self.normalization)
         monitored = f"val/eom_{self.normalization}"
         pl_module.log(monitored, results.pop(monitored), prog_bar=True, sync_dist=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -13,6 +13,7 @@ from lightning_budget.allocation import solve_multipliers
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.losses.budget_regularizer import BudgetRegularizer, budget_grid, score_spread
+from lightning_budget.training.data import trial_data
 from lightning_budget.training.module import ResponseModule
 from lightning_budget.training.predict import predict_batches
 
@@ -48,15 +49,17 @@ class BudgetObjective(L.Callback):
         self.weight = weight
         self.multipliers: Tensor | None = None
         self.spread: Tensor | None = None
+        self._scale = 1.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            pl_module.objective_terms["goal"] = self.goal
-            self._scale = pl_module.statistics.value_scale
+            module = cast("ResponseModule", pl_module)
+            module.objective_terms["goal"] = self.goal
+            self._scale = module.statistics.value_scale
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            pl_module.objective_terms.pop("goal", None)
+            cast("ResponseModule", pl_module).objective_terms.pop("goal", None)
 
     def goal(self, batch: RCTBatch, prediction: ResponsePrediction) -> Tensor | None:
         """``weight · R / value scale`` of a batch, ``None`` during the warm start."""
@@ -64,14 +67,14 @@ class BudgetObjective(L.Callback):
             return None
         return self.weight / self._scale * self.regularizer(batch, prediction, self.multipliers, self.spread)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ResponseModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Re-solve the multipliers from predictions of the whole training split."""
         if trainer.current_epoch < self.warm_start_epochs:
             return
-        datamodule = trainer.datamodule
+        datamodule = trial_data(trainer)
         table = datamodule.train
         prediction = predict_batches(pl_module, datamodule.table_dataloader(table), len(table), pl_module.device)
-        budgets = budget_grid(self.fractions, pl_module.statistics.free_spend)
+        budgets = budget_grid(self.fractions, cast("ResponseModule", pl_module).statistics.free_spend)
         multipliers = solve_multipliers(prediction.value, prediction.cost, budgets)
         spread = score_spread(prediction, multipliers)
         self.multipliers = multipliers.to(pl_module.device, torch.float32)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from datamodules.base import SPLITS, RCTDataModule
 from lightning_budget.campaign import Campaign
+from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
 from lightning_budget.table import RCTTable, concatenate
+
+BYTES_PER_ROW = 350
+"""Of the columns, twice: partitions and their concatenation lie in memory together."""
 
 
 class CampaignDataModule(RCTDataModule):
@@ -32,8 +37,24 @@ class CampaignDataModule(RCTDataModule):
         self.campaign = Campaign(seed=seed, **campaign)
 
     def load(self) -> tuple[dict[str, RCTTable], DataSchema]:
-        """All partitions of every split."""
-        tables = {
-            s: concatenate([self.campaign.partition(s, i) for i in range(self.campaign.partitions(s))]) for s in SPLITS
-        }
-        return tables, self.campaign.schema
+        """All partitions of every split.
+
+        Raises:
+            InputError: if they do not fit in memory.
+        """
+        campaign = self.campaign
+        _check_memory(sum(campaign.rows(s) for s in SPLITS))
+        tables = {}
+        for name in SPLITS:
+            tables[name] = concatenate([campaign.partition(name, i) for i in range(campaign.partitions(name))])
+        return tables, campaign.schema
+
+
+def _check_memory(rows: int) -> None:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if rows * BYTES_PER_ROW > free:
+        raise InputError(
+            f"a campaign of {rows:,} rows needs about {rows * BYTES_PER_ROW / 2**30:,.0f} GiB, {free / 2**30:,.0f} are free",
+            f"up to {free // BYTES_PER_ROW:,} rows of all splits together",
+            "lower data.train_rows, or generate partitions with lightning_budget.campaign.Campaign",
+        )

@@ -53,7 +53,7 @@ class Campaign:
     """
 
     train_rows: int = 240_000
-    val_rows: int = 60_000
+    val_rows: int = 240_000
     test_rows: int = 100_000
     users: int = 20_000
     face_values: tuple[float, ...] = (0.0, 2.0, 4.0, 7.0, 11.0)

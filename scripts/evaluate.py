@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, ListConfig
@@ -78,7 +78,7 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.run_dir or paths[0].parent / f"evaluation-{cfg.split}").expanduser().absolute()
     check_can_be_made(folder, "run_dir")
     run = None if cfg.data is not None else saved_config(run_folder_of(paths[0]))
-    config: DictConfig = cfg.data if run is None else run.data
+    config = cast("DictConfig", cfg.data if run is None else run.data)
     datamodule, table = load_split(config, paths, cfg.split)
     names = method_names(paths)
     predictions = {n: predict(p, datamodule, table, n) for n, p in zip(names, paths, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ def build_recipe(cfg: DictConfig, datamodule: RCTDataModule) -> Recipe:
         built = []
         for config in (cfg.logger or {}).values():
             extra = {"save_dir": str(phase.folder)}
+            if config._target_.endswith("CSVLogger"):
+                # Lightning would delete what the process before this one has logged.
+                names = chain(["csv"], (f"csv-{i}" for i in count(1)))
+                extra["version"] = next(n for n in names if not (phase.folder / n / "metrics.csv").exists())
             if config._target_.endswith("WandbLogger"):
                 extra |= {"name": f"{phase.folder.parent.name}/{phase.name}", "group": str(phase.folder.parent.name)}
             built.append(build(config, **extra))

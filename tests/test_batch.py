@@ -110,14 +110,15 @@ def test_pinned_batch_reaches_the_device() -> None:
 
 @pytest.mark.gpu
 def test_record_stream_keeps_the_memory_until_the_stream_is_done() -> None:
-    side = torch.cuda.Stream()
-    batch = oracle_batch(20_000).to("cuda")
-    addresses = {getattr(batch, name).data_ptr() for name in TENSORS} | {batch.sparse.values().data_ptr()}  # type: ignore[union-attr]
+    side, host = torch.cuda.Stream(), oracle_batch(20_000)
+    batch = host.to("cuda")
+    addresses = {getattr(batch, name).data_ptr() for name in TENSORS}
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
-        torch.cuda._sleep(200_000_000)
+        torch.cuda._sleep(1_000_000_000)
     batch.record_stream(side)
     del batch
-    taken = [oracle_batch(20_000).to("cuda") for _ in range(2)]
-    assert not addresses & {getattr(b, name).data_ptr() for b in taken for name in TENSORS}
+    # Allocated while the side stream is still at it; without the record these would be the addresses just freed.
+    other = host.to("cuda")
+    assert not addresses & {getattr(other, name).data_ptr() for name in TENSORS}
     torch.cuda.synchronize()

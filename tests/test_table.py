@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def jagged(users: list[list[int]]) -> IdList:
 
 def plain(ids: IdList) -> list[list[int]]:
     o = ids.offsets.tolist()
-    return [ids.values[a:b].tolist() for a, b in zip(o, o[1:], strict=False)]
+    return [ids.values[a:b].tolist() for a, b in pairwise(o)]
 
 
 def lists_of(table: RCTTable) -> list[list[int]]:

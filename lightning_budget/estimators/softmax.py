@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,8 @@ class Softmax:
     evaluations_per_step = 1
 
     def __init__(self, temperature: float = 1.0) -> None:
-        if temperature <= 0:
-            raise InputError(f"estimator.temperature={temperature}", "above 0", "1 is the default")
+        if not 0 < temperature < math.inf:
+            raise InputError(f"estimator.temperature={temperature}", "a number above 0", "1 is the default")
         self.temperature = temperature
 
     def assignment(self, scores: Tensor, spread: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -107,7 +108,7 @@ def budget_grid(fractions: Sequence[float], free_spend: float) -> Tensor:
             raise InputError(f"budget fraction {f}", "(0, 1] of the free optimum's spend", "mend objective.budgets")
     if not fractions:
         raise InputError("no budget fractions", "at least one in (0, 1]", "set objective.budgets=[0.1,0.3]")
-    if free_spend <= 0:
+    if not 0 < free_spend < math.inf:
         raise InputError(
             f"the free optimum spends {free_spend:g} per user",
             "above 0",

@@ -24,6 +24,10 @@ class TrialData(Protocol):
         """The split ``train``, ``val`` or ``test``."""
         ...
 
+    def train_dataloader(self) -> Iterable[RCTBatch]:
+        """Shuffled anew every epoch, the same global batches for any number of ranks."""
+        ...
+
     def table_dataloader(self, table: RCTTable) -> Iterable[RCTBatch]:
         """Any table in evaluation order: every row once over all ranks, filling marked by ``row`` −1."""
         ...

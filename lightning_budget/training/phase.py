@@ -53,6 +53,21 @@ class Phase:
         return (self.folder / DONE).is_file()
 
 
+class _Checkpoint(ModelCheckpoint):
+    """Lightning's forgets the best score when the run folder has moved, and would then keep a worse checkpoint."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        old, new = state_dict["dirpath"], str(self.dirpath)
+
+        def moved(path: str) -> str:
+            return str(Path(new) / Path(path).relative_to(old)) if path else path
+
+        state = {**state_dict, "dirpath": self.dirpath}
+        state |= {key: moved(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+        super().load_state_dict(state)
+
+
 def checkpoints(phase: Phase, monitor: str) -> list[ModelCheckpoint]:
     """The best and the last checkpoint, under fixed names, each replaced in one step after every epoch."""
     common: dict[str, Any] = {
@@ -60,9 +75,9 @@ def checkpoints(phase: Phase, monitor: str) -> list[ModelCheckpoint]:
         "save_on_train_epoch_end": True,
         "enable_version_counter": False,
     }
-    best = ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_top_k=1, **common)
+    best = _Checkpoint(filename="best", monitor=monitor, mode="max", save_top_k=1, **common)
     # Monitored by the epoch, so that one file is kept and it is the newest.
-    last = ModelCheckpoint(filename="last", monitor="epoch", mode="max", save_top_k=1, **common)
+    last = _Checkpoint(filename="last", monitor="epoch", mode="max", save_top_k=1, **common)
     return [best, last]
 
 

@@ -15,7 +15,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.models import TARNet, build_model
 from lightning_budget.schema import DataSchema
 
-SIZES = {"embedding_dim": 3, "dense_hidden": [5], "trunk_hidden": [7, 6], "head_hidden": 4}
+SIZES = {"embedding_dim": 3, "dense_hidden": [8], "trunk_hidden": [16, 12], "head_hidden": 4}
 
 
 def build(schema: DataSchema, seed: int = 0, **changes: object) -> TARNet:
@@ -25,12 +25,17 @@ def build(schema: DataSchema, seed: int = 0, **changes: object) -> TARNet:
 
 
 def trained(schema: DataSchema, seed: int = 0) -> TARNet:
-    """A model whose heads no longer start at zero."""
+    """A model far from its start: users, ids and arms all make a difference."""
     model = build(schema, seed)
     with torch.no_grad():
         for heads in (model.value_heads, model.cost_heads):
             heads.out.normal_()
             heads.bias.normal_()
+        for name, parameter in model.named_parameters():
+            if "embedding_bags" in name:
+                parameter.normal_()
+            elif name.startswith("trunk") or "heads.hidden.weight" in name:
+                parameter.mul_(2)
     return model.eval()
 
 
@@ -78,8 +83,8 @@ def test_ranges_of_the_outcomes() -> None:
 def test_users_differ_once_trained() -> None:
     # The equalities between predictions below would hold for a constant, too.
     prediction = predict(trained(random_schema()), random_batch(20))
-    assert (prediction.value.std(0) > 1e-3).all()
-    assert (prediction.cost.std(0) > 1e-3).all()
+    assert (prediction.value.std(0) > 1e-2).all()
+    assert (prediction.cost.std(0) > 1e-2).all()
 
 
 def test_known_costs_are_exact_and_learn_nothing() -> None:
@@ -130,11 +135,6 @@ def test_a_user_is_predicted_alone_as_in_company(seed: int) -> None:
     shuffled = predict(model, random_table(12, seed=seed).batch(order))
     torch.testing.assert_close(shuffled.value, together.value[order])
     torch.testing.assert_close(shuffled.cost, together.cost[order])
-
-
-def test_no_users() -> None:
-    prediction = predict(trained(random_schema()), random_batch(4)[4:])
-    assert prediction.value.shape == prediction.cost.shape == (0, 3)
 
 
 def test_unknown_ids_share_row_zero() -> None:

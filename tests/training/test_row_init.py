@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,7 @@ def init(rows: int, cuts: list[int], name: str = "city", seed: int = 0, columns:
     """A table put together from shards between the cuts, each initialised by a rank of its own."""
     table = torch.full((rows, DIM), torch.nan)
     for a, b in zip([0, *cuts], [*cuts, rows], strict=True):
-        for c, d in zip(columns, columns[1:], strict=False):
+        for c, d in pairwise(columns):
             local = torch.full((b - a, d - c), torch.nan)
             metadata = SimpleNamespace(shard_offsets=[a, c], shard_sizes=[b - a, d - c])
             shard = SimpleNamespace(tensor=local, metadata=metadata)

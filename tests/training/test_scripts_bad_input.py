@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ N = 60
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Refused]:
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
     """Run a script that must refuse; its message. Nothing may be new below ``tmp_path`` afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folder_module, "_claims", [])
@@ -44,7 +44,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         assert after == before
         return error
 
-    yield refuse
+    return refuse
 
 
 @pytest.mark.parametrize(

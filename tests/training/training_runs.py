@@ -38,6 +38,7 @@ SMALL = [
     "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
     "logger=csv",
+    "+logger.csv.flush_logs_every_n_steps=16",
     "resamples=20",
 ]
 EPOCHS, STEPS = 4, 16
@@ -105,9 +106,11 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def logged(folder: Path, phase: str, *names: str) -> dict[tuple[str, int], float]:
-    """Logged values by name and step; every name that starts with one of ``names``."""
-    with open(folder / phase / "csv" / "metrics.csv", newline="") as f:
-        rows = list(csv.DictReader(f))
+    """Logged values by name and step, of all processes of a run; every name that starts with one of ``names``."""
+    rows: list[dict[str, str]] = []
+    for path in sorted((folder / phase).glob("csv*/metrics.csv")):
+        with open(path, newline="") as f:
+            rows += csv.DictReader(f)
     return {
         (k, int(row["step"])): float(v)
         for row in rows

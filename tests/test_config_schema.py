@@ -1,0 +1,133 @@
+"""Every config composes, and the trainer's schema is Lightning's signature."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_budget import config_schema
+from lightning_budget.config_schema import EstimatorConfig, ModelConfig, TrainerConfig
+from lightning_budget.estimators import ESTIMATORS
+from lightning_budget.models import MODELS
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+OPTIONS = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
+# Said by Lightning's and TorchRec's imports.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+# Filled in by a run for each of its phases.
+FILLED_IN = {"logger", "callbacks", "plugins", "default_root_dir"}
+# Values that a person must give.
+REQUIRED = {"data/table": ["data.path=x.csv", "data.treatment=t", "data.arms=[a,b]", "data.value=v"]}
+
+
+@pytest.fixture(autouse=True)
+def _configs() -> Iterator[None]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    return compose(name, list(overrides))
+
+
+def classes(node: Any) -> Iterator[tuple[str, set[str]]]:
+    """Every ``_target_`` in a config with the keys beside it."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"], {k for k in node if not k.startswith("_")}
+        for child in node.values():
+            yield from classes(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from classes(child)
+
+
+def test_trainer_takes_lightnings_arguments_with_its_defaults() -> None:
+    signature = inspect.signature(lightning.Trainer.__init__).parameters
+    expected = {name: p.default for name, p in signature.items() if name != "self"}
+    assert expected.keys() >= FILLED_IN
+    config = TrainerConfig()
+    assert {f.name: getattr(config, f.name) for f in fields(config)} == {
+        name: default for name, default in expected.items() if name not in FILLED_IN
+    }
+
+
+def test_there_are_options() -> None:
+    assert {o.partition("/")[0] for o in OPTIONS} >= {"data", "model", "estimator", "objective", "trainer", "debug"}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_names_real_classes(option: str) -> None:
+    group, _, choice = option.partition("/")
+    config = composed(f"{group}={choice}", *REQUIRED.get(option, []))
+    assert OmegaConf.missing_keys(config) == set()
+    plain = OmegaConf.to_container(config, resolve=True)
+    targets = list(classes(plain))
+    assert targets
+    for target, keys in targets:
+        module, _, name = target.rpartition(".")
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            assert keys <= parameters.keys(), f"{target} does not take {sorted(keys - parameters.keys())}"
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(("experiment/", "debug/"))])
+def test_experiments_and_debug_options_change_something_and_combine(option: str) -> None:
+    group, _, choice = option.partition("/")
+    assert composed(f"{group}={choice}") != composed()
+    for other in (o for o in OPTIONS if o.startswith(("experiment/", "debug/")) and not o.startswith(group)):
+        composed(f"{group}={choice}", other.replace("/", "="))
+
+
+def test_models_and_estimators_accept_their_configs() -> None:
+    config = composed()
+    model = inspect.signature(MODELS[config.model.name]).parameters
+    assert {f.name for f in fields(ModelConfig)} - {"name", "optimizer"} <= model.keys()
+    estimator = inspect.signature(ESTIMATORS[config.estimator.name]).parameters
+    assert {f.name for f in fields(EstimatorConfig)} - {"name"} <= estimator.keys()
+    assert {p.stem for p in (CONFIGS / "model").glob("*.yaml")} <= MODELS.keys()
+    assert {p.stem for p in (CONFIGS / "estimator").glob("*.yaml")} <= ESTIMATORS.keys()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.embeding_dim=8",
+        "trainer.max_epoch=2",
+        "objective.wieght=1",
+        "estimator.sigma=1",
+        "sed=1",
+        "model.optimizer.rl=1",
+    ],
+)
+def test_mistyped_keys_are_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=one", "model.embedding_dim=wide", "trainer.max_epochs=few", "objective.weight=heavy", "budgets=0.1"],
+)
+def test_values_of_the_wrong_type_are_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        composed(override)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "allocate"])
+def test_every_command_has_a_schema_and_refuses_unknown_keys(name: str) -> None:
+    assert (CONFIGS / f"{name}.yaml").is_file()
+    schema = OmegaConf.structured(getattr(config_schema, f"{name.capitalize()}Config"))
+    assert set(composed(name=name)) == set(schema)
+    with pytest.raises(ConfigCompositionException):
+        composed("no_such_key=1", name=name)

@@ -1,0 +1,51 @@
+"""The README's example runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from lightning_budget.campaign import Campaign
+from lightning_budget.models import build_model
+from lightning_budget.parquet import write_users
+from lightning_budget.statistics import DataStatistics
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_plain_pytorch_example(tmp_path: Path) -> None:
+    campaign = Campaign(train_rows=500, val_rows=10, test_rows=10, users=50)
+    table, schema = campaign.partition("train", 0), campaign.schema
+    statistics = DataStatistics.from_table(table, schema)
+    config = {"name": "tarnet", "embedding_dim": 4}
+    net = build_model(config, schema, statistics)
+    run = tmp_path / "runs" / "example"
+    run.mkdir(parents=True)
+    torch.save(
+        {
+            "hyper_parameters": {"schema": schema.to_dict(), "statistics": statistics.to_dict(), "model": config},
+            "state_dict": {f"net.{k}": v for k, v in net.state_dict().items()},
+        },
+        run / "best.ckpt",
+    )
+    write_users(table.select(torch.arange(100)), schema, run / "example_users.parquet")
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    # Serving has no trainer: neither Lightning nor Hydra may be needed.
+    code = "import sys\nsys.modules.update(lightning=None, hydra=None)\n" + blocks[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "100 users" in done.stdout

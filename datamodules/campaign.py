@@ -52,9 +52,10 @@ class CampaignDataModule(RCTDataModule):
 
 def _check_memory(rows: int) -> None:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if rows * BYTES_PER_ROW > free:
+    needed = rows * BYTES_PER_ROW
+    if needed > free:
         raise InputError(
-            f"a campaign of {rows:,} rows needs about {rows * BYTES_PER_ROW / 2**30:,.0f} GiB, {free / 2**30:,.0f} are free",
+            f"a campaign of {rows:,} rows needs about {needed / 2**30:,.0f} GiB, {free / 2**30:,.0f} are free",
             f"up to {free // BYTES_PER_ROW:,} rows of all splits together",
             "lower data.train_rows, or generate partitions with lightning_budget.campaign.Campaign",
         )

@@ -87,7 +87,6 @@ class RCTBatch:
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"RCTBatch takes a slice without step, got {rows!r}")
         start, stop, _ = rows.indices(len(self))
-        stop = max(start, stop)
 
         def cut(x: Any) -> Any:
             return _slice_jagged(x, len(self), start, stop) if isinstance(x, KeyedJaggedTensor) else x[start:stop]

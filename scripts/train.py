@@ -39,7 +39,7 @@ EXAMPLE_USERS = 1000
 def build_recipe(cfg: DictConfig, datamodule: RCTDataModule) -> Recipe:
     """From config groups to what a phase is built from."""
     arguments: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    model = arguments["model"]
+    model = dict(arguments["model"])
     optimizer = model.pop("optimizer")
     objective = arguments["objective"]
     estimator = build_estimator(arguments["estimator"])

@@ -26,7 +26,7 @@ T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=8, help="number of seeds, 2 to 12")
+    parser.add_argument("--seeds", type=int, default=12, help="number of seeds, 2 to 12")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="two seeds of a tenth of the campaign, under a minute")
     parser.add_argument(

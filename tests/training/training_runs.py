@@ -38,7 +38,7 @@ SMALL = [
     "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
     "logger=csv",
-    "+logger.csv.flush_logs_every_n_steps=16",
+    "logger.csv.flush_logs_every_n_steps=16",
     "resamples=20",
 ]
 EPOCHS, STEPS = 4, 16

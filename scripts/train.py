@@ -30,7 +30,7 @@ from lightning_budget.training.comparison import (
     phase_names,
     run_comparison,
 )
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.phase import Phase
 
 EXAMPLE_USERS = 1000
@@ -45,8 +45,8 @@ def build_recipe(cfg: DictConfig, datamodule: RCTDataModule) -> Recipe:
     estimator = build_estimator(arguments["estimator"])
     regularizer = BudgetRegularizer(estimator, objective["weighting"], objective["entropy"])
 
-    def module() -> ResponseModule:
-        return ResponseModule(
+    def module() -> BudgetModule:
+        return BudgetModule(
             schema=datamodule.schema.to_dict(),
             statistics=datamodule.statistics.to_dict(),
             model=model,

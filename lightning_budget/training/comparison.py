@@ -14,7 +14,7 @@ from lightning_budget.batch import ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.training.callbacks import BudgetObjective
 from lightning_budget.training.data import TrialData
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.phase import Phase, build_trainer, check_same_model, fit_phase, predict_best
 from lightning_budget.training.strategy import TorchRecStrategy
 
@@ -34,7 +34,7 @@ class Recipe:
         monitor: metric that selects the checkpoint, the larger the better.
     """
 
-    module: Callable[[], ResponseModule]
+    module: Callable[[], BudgetModule]
     callbacks: Callable[[str], Sequence[L.Callback]]
     objective: Callable[[], BudgetObjective] | None
     loggers: Callable[[Phase], Sequence[Logger]]

@@ -25,7 +25,7 @@ SCHEDULES = ("constant", "cosine")
 ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
 
 
-class ResponseModule(L.LightningModule):
+class BudgetModule(L.LightningModule):
     """Fit value and cost of every treatment; callbacks add what the predictions are for.
 
     ``loss = prediction loss − Σ_terms term``: one scalar and one backward, because a second backward would be a second

@@ -19,7 +19,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.table import RCTTable
 from lightning_budget.training.data import TrialData
 from lightning_budget.training.export import read_checkpoint
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.predict import Part, in_table_order
 
 DONE = "done.json"
@@ -95,7 +95,7 @@ def build_trainer(arguments: dict[str, Any], **extra: Any) -> L.Trainer:
 
 def fit_phase(
     phase: Phase,
-    module: ResponseModule,
+    module: BudgetModule,
     datamodule: TrialData,
     trainer_arguments: dict[str, Any],
     callbacks: Sequence[L.Callback],
@@ -137,7 +137,7 @@ def fit_phase(
     return trainer
 
 
-def check_same_model(path: Path, module: ResponseModule) -> None:
+def check_same_model(path: Path, module: BudgetModule) -> None:
     """Refuse a checkpoint whose data or model differ from the module's.
 
     Raises:
@@ -161,7 +161,7 @@ def _short(value: Any) -> str:
 
 
 def predict_best(
-    phase: Phase, trainer: L.Trainer, module: ResponseModule, datamodule: TrialData, table: RCTTable
+    phase: Phase, trainer: L.Trainer, module: BudgetModule, datamodule: TrialData, table: RCTTable
 ) -> ResponsePrediction:
     """Predict a table with the phase's best checkpoint, over all ranks; ``[N, K]`` each, on every rank."""
     batches = datamodule.table_dataloader(table)

@@ -10,11 +10,11 @@ import torch
 from training_runs import small_data, small_module, small_trainer
 
 from lightning_budget.errors import InputError
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.phase import check_same_model
 
 
-class Greedy(ResponseModule):
+class Greedy(BudgetModule):
     """Hands its tables to Adam as well."""
 
     def configure_optimizers(self) -> Any:

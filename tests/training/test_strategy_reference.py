@@ -19,7 +19,7 @@ from lightning_budget.losses.response import response_loss
 from lightning_budget.models import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.training.export import load_model
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.sharding import embedding_tables, init_rows_
 
 EPOCHS = 2
@@ -40,7 +40,7 @@ def whole_table(weight: torch.Tensor) -> Any:
     return SimpleNamespace(size=lambda: weight.shape, local_shards=lambda: [shard])
 
 
-def untrained(module: ResponseModule, seed: int) -> TARNet:
+def untrained(module: BudgetModule, seed: int) -> TARNet:
     """The network that the module starts from, with ordinary tables in ordinary memory."""
     described = copy.deepcopy(module)
     described.configure_model()
@@ -54,7 +54,7 @@ def untrained(module: ResponseModule, seed: int) -> TARNet:
 
 
 def reference(
-    net: TARNet, module: ResponseModule, data: RCTDataModule, clip: float | None = None, late: int = 0
+    net: TARNet, module: BudgetModule, data: RCTDataModule, clip: float | None = None, late: int = 0
 ) -> tuple[TARNet, list[float]]:
     """Train ``net`` as the module would be; the tables' rate lags ``late`` steps behind."""
     tables = list(net.sparse_arch.parameters())

@@ -18,7 +18,7 @@ import torch
 
 import lightning_budget.training.strategy  # registers `torchrec`  # noqa: F401
 from datamodules import CampaignDataModule, RCTDataModule
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -163,11 +163,11 @@ def small_data(**changes: Any) -> CampaignDataModule:
     return data
 
 
-def small_module(data: RCTDataModule, **changes: Any) -> ResponseModule:
+def small_module(data: RCTDataModule, **changes: Any) -> BudgetModule:
     """An untrained module of the data."""
     model = {"name": "tarnet", "embedding_dim": 4, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
     settings = {"model": model, "lr": 0.01, "embedding_lr": 0.05, "schedule": "cosine"}
-    return ResponseModule(data.schema.to_dict(), data.statistics.to_dict(), **{**settings, **changes})
+    return BudgetModule(data.schema.to_dict(), data.statistics.to_dict(), **{**settings, **changes})
 
 
 def small_trainer(folder: Path, callbacks: Sequence[L.Callback] = (), **changes: Any) -> L.Trainer:

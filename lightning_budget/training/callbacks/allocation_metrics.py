@@ -18,7 +18,7 @@ from lightning_budget.metrics.functional.cost_curve import cost_curve, policy_cu
 from lightning_budget.metrics.functional.oracle import regret
 from lightning_budget.table import RCTTable
 from lightning_budget.training.data import trial_data
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.predict import Part, gather_rows
 
 
@@ -67,7 +67,7 @@ class AllocationMetrics(L.Callback):
         table = trial_data(trainer).val
         if len(row) < len(table):
             table = table.select(row)
-        module = cast("ResponseModule", pl_module)
+        module = cast("BudgetModule", pl_module)
         budgets = budget_grid(self.fractions, module.statistics.free_spend)
         arms = module.schema.treatments
         results = allocation_metrics(table, prediction, budgets, arms, self.fractions, self.normalization)

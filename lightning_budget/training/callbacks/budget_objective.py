@@ -14,7 +14,7 @@ from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.losses.budget_regularizer import BudgetRegularizer, budget_grid, score_spread
 from lightning_budget.training.data import trial_data
-from lightning_budget.training.module import ResponseModule
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.predict import predict_batches
 
 
@@ -53,13 +53,13 @@ class BudgetObjective(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            module = cast("ResponseModule", pl_module)
+            module = cast("BudgetModule", pl_module)
             module.objective_terms["goal"] = self.goal
             self._scale = module.statistics.value_scale
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            cast("ResponseModule", pl_module).objective_terms.pop("goal", None)
+            cast("BudgetModule", pl_module).objective_terms.pop("goal", None)
 
     def goal(self, batch: RCTBatch, prediction: ResponsePrediction) -> Tensor | None:
         """``weight · R / value scale`` of a batch, ``None`` during the warm start."""
@@ -74,7 +74,7 @@ class BudgetObjective(L.Callback):
         datamodule = trial_data(trainer)
         table = datamodule.train
         prediction = predict_batches(pl_module, datamodule.table_dataloader(table), len(table), pl_module.device)
-        budgets = budget_grid(self.fractions, cast("ResponseModule", pl_module).statistics.free_spend)
+        budgets = budget_grid(self.fractions, cast("BudgetModule", pl_module).statistics.free_spend)
         multipliers = solve_multipliers(prediction.value, prediction.cost, budgets)
         spread = score_spread(prediction, multipliers)
         self.multipliers = multipliers.to(pl_module.device, torch.float32)

@@ -33,12 +33,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.fchmod(descriptor, _mode(target))
         os.close(descriptor)
         yield temporary
-        _sync(temporary)
+        sync_path(temporary)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(target.parent)
+    sync_path(target.parent)
 
 
 def _mode(target: Path) -> int:
@@ -50,7 +50,8 @@ def _mode(target: Path) -> int:
         return 0o666 & ~mask
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,6 +13,7 @@ from omegaconf import MISSING
 class OptimizerConfig:
     lr: float = 1e-3
     embedding_lr: float = 0.01
+    embedding_optimizer: str = "rowwise_adagrad"
     weight_decay: float = 0.0
     schedule: str = "constant"
 
@@ -87,6 +88,22 @@ class TrainerConfig:
 
 
 @dataclass
+class TableShardingConfig:
+    types: list[str] = field(default_factory=lambda: ["row_wise", "table_wise"])
+    kernels: list[str] = field(default_factory=list)
+    min_columns: int | None = None
+
+
+@dataclass
+class ShardingConfig:
+    default: TableShardingConfig = field(default_factory=TableShardingConfig)
+    tables: dict[str, TableShardingConfig] = field(default_factory=dict)
+    hbm_gib: float | None = None
+    ddr_gib: float | None = None
+    plan: str | None = None
+
+
+@dataclass
 class TrainConfig:
     seed: int = 0
     budgets: list[float] = MISSING
@@ -98,6 +115,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    checkpoint: str = "full"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: Any = None
     logger: Any = None
@@ -124,5 +143,15 @@ class AllocateConfig:
     accelerator: str = "auto"
 
 
-for _name, _node in (("train", TrainConfig), ("evaluate", EvaluateConfig), ("allocate", AllocateConfig)):
+@dataclass
+class ExportConfig:
+    ckpt: str = MISSING
+    output: str | None = None
+    formats: list[str] = field(default_factory=lambda: ["plain", "program", "int8"])
+    multiplier: float | None = None
+    users: str | None = None
+
+
+_SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "allocate": AllocateConfig, "export": ExportConfig}
+for _name, _node in _SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)

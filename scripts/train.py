@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import lightning_budget.training.strategy  # registers `torchrec`  # noqa: F401
 from datamodules import RCTDataModule
 from lightning_budget import cli
 from lightning_budget.atomic import atomic_path
@@ -32,6 +32,8 @@ from lightning_budget.training.comparison import (
 )
 from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.phase import Phase
+from lightning_budget.training.plan import ShardingConfig, TableSharding
+from lightning_budget.training.strategy import TorchRecStrategy
 
 EXAMPLE_USERS = 1000
 
@@ -83,9 +85,41 @@ def build_recipe(cfg: DictConfig, datamodule: RCTDataModule) -> Recipe:
         callbacks,
         budget_objective if objective["enabled"] else None,
         loggers,
-        arguments["trainer"],
+        strategy_builder(cfg, datamodule),
+        {k: v for k, v in arguments["trainer"].items() if k != "strategy"},
         monitor="val/eom_hajek",
     )
+
+
+def strategy_builder(cfg: DictConfig, datamodule: RCTDataModule) -> Callable[[Path | None], TorchRecStrategy]:
+    """One strategy for one process, many, and GPUs, by the name it has and by ``auto``.
+
+    Raises:
+        InputError: for another strategy, and for layouts that do not exist.
+    """
+    name = TorchRecStrategy.strategy_name
+    if cfg.trainer.strategy not in ("auto", name):
+        raise InputError(f"trainer.strategy={cfg.trainer.strategy!r}", f"auto, {name}", "leave it out")
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.get("sharding") or OmegaConf.create(), resolve=True)  # type: ignore[assignment]
+    tables = {table: TableSharding(**s) for table, s in settings.pop("tables", {}).items()}
+    default = TableSharding(**settings.pop("default", {}))
+    sharding = ShardingConfig(default, tables, batch_size=datamodule.batch_size, **settings)
+
+    def strategy(plan_file: Path | None) -> TorchRecStrategy:
+        return TorchRecStrategy(sharding=sharding, checkpoint=cfg.get("checkpoint", "full"), plan_file=plan_file)
+
+    strategy(None)
+    return strategy
+
+
+def publish(checkpoint: Path, target: Path) -> None:
+    """The checkpoint under a second name: a copy of a file, a link to a folder, whose tables may be large."""
+    if checkpoint.is_file():
+        with atomic_path(target) as path:
+            shutil.copyfile(checkpoint, path)
+    else:
+        target.unlink(missing_ok=True)
+        target.symlink_to(checkpoint.relative_to(target.parent))
 
 
 @cli.main("train")
@@ -107,8 +141,7 @@ def main(cfg: DictConfig) -> None:
     if not trainer.is_global_zero:
         return
     best = Phase(phase_names(recipe, cfg.baseline)[-1], folder).name
-    with atomic_path(folder / "best.ckpt") as path:
-        shutil.copyfile(folder / best / "best.ckpt", path)
+    publish(folder / best / "best.ckpt", folder / "best.ckpt")
     test = datamodule.split("test")
     write_users(
         test.select(torch.arange(min(EXAMPLE_USERS, len(test)))), datamodule.schema, folder / "example_users.parquet"

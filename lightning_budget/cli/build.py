@@ -108,8 +108,8 @@ def run_folder_of(path: Path) -> Path:
         InputError: if there is no run folder.
     """
     path = path.expanduser().absolute()
-    candidates = [path] if path.is_dir() else [path.parent, path.parent.parent]
-    for folder in candidates:
+    # A sharded checkpoint is a folder itself.
+    for folder in (path, path.parent, path.parent.parent):
         if (folder / "config.yaml").is_file():
             return folder
     raise InputError(

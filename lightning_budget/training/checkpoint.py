@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
 from torchrec.optim.keyed import KeyedOptimizer
+
+from lightning_budget.errors import InputError
 
 FUSED_OPTIMIZER_KEY = "torchrec_fused_optimizer"
 """Top-level checkpoint key of the state of the optimizers that run inside backward."""
@@ -54,6 +57,35 @@ def gather_full(metadata: ShardedTensorMetadata, local: LocalShards, group: dist
     return full
 
 
+def sizes(state: Mapping[str, Any]) -> dict[str, torch.Size]:
+    """Whole size of every tensor of a state, sharded or not."""
+    return {k: torch.Size(t.size()) for k, t in state.items() if isinstance(t, Tensor | ShardedTensor)}
+
+
+def check_sizes(saved: Mapping[str, torch.Size], live: Mapping[str, torch.Size], extra: bool = False) -> None:
+    """Refuse a checkpoint that does not fit the model.
+
+    Args:
+        saved: size of each of the checkpoint's tensors; live: of the model's.
+        extra: the checkpoint may hold more than the model asks for.
+
+    Raises:
+        InputError: naming the first tensor that differs, and how to extend or slice it.
+    """
+    for name in live if extra else {**live, **saved}:
+        theirs, mine = saved.get(name), live.get(name)
+        if theirs != mine:
+            raise InputError(
+                f"the checkpoint's {name} is {_size(theirs)}, the model's {_size(mine)}",
+                "a checkpoint of the same model, embedding optimizer, tables and treatments",
+                "restore the settings it was made with, or adapt it with lightning_budget.training.resize",
+            )
+
+
+def _size(size: torch.Size | None) -> str:
+    return "absent" if size is None else " × ".join(f"{n:,}" for n in size) or "a number"
+
+
 def local_shards(tensor: ShardedTensor) -> LocalShards:
     """This rank's shards by their offset."""
     return {tuple(s.metadata.shard_offsets): s.tensor for s in tensor.local_shards()}
@@ -63,10 +95,9 @@ def copy_full_into(tensor: ShardedTensor, full: Tensor, name: str) -> None:
     """Copy the rows this rank owns out of a whole tensor, in place.
 
     Raises:
-        ValueError: if the shapes differ.
+        InputError: if the shapes differ.
     """
-    if tuple(full.shape) != tuple(tensor.size()):
-        raise ValueError(f"{name}: the checkpoint has shape {tuple(full.shape)}, the model {tuple(tensor.size())}")
+    check_sizes({name: full.shape}, {name: tensor.size()})
     with torch.no_grad():
         for shard in tensor.local_shards():
             offsets, sizes = shard.metadata.shard_offsets, shard.metadata.shard_sizes
@@ -114,11 +145,15 @@ def full_fused_state(optimizer: KeyedOptimizer, group: dist.ProcessGroup) -> dic
     return full
 
 
-def load_fused_state(optimizer: KeyedOptimizer, full: dict[str, Tensor]) -> None:
-    """Copy a :func:`full_fused_state` into the running optimizers, for any number of ranks and any sharding."""
-    for key, tensor in fused_state(optimizer).items():
-        if key not in full:
-            raise ValueError(f"{key}: the checkpoint has no optimizer state for it")
+def load_fused_state(optimizer: KeyedOptimizer, full: Mapping[str, Tensor]) -> None:
+    """Copy a :func:`full_fused_state` into the running optimizers, for any number of ranks and any sharding.
+
+    Raises:
+        InputError: if the state is another optimizer's, or of tables of another size.
+    """
+    mine = fused_state(optimizer)
+    check_sizes({k: t.shape for k, t in full.items()}, sizes(mine), extra=True)
+    for key, tensor in mine.items():
         if isinstance(tensor, ShardedTensor):
             copy_full_into(tensor, full[key], key)
         else:

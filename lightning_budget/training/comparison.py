@@ -11,14 +11,18 @@ import lightning as L
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lightning_budget.batch import ResponsePrediction
-from lightning_budget.errors import InputError
+from lightning_budget.models import build_model
 from lightning_budget.training.callbacks import BudgetObjective
 from lightning_budget.training.data import TrialData
+from lightning_budget.training.export import checkpoint_exists
+from lightning_budget.training.fit_check import check_same_model
 from lightning_budget.training.module import BudgetModule
-from lightning_budget.training.phase import Phase, build_trainer, check_same_model, fit_phase, predict_best
+from lightning_budget.training.optimizers import step_in_backward
+from lightning_budget.training.phase import Phase, build_trainer, fit_phase, predict_best
 from lightning_budget.training.strategy import TorchRecStrategy
 
 TWO_STAGE, END_TO_END = "two_stage", "end_to_end"
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Recipe:
         callbacks: all but the objective and the checkpoints, for a phase name.
         objective: the budget objective, or ``None`` for two-stage training alone.
         loggers: for a phase.
-        trainer: arguments of Lightning's Trainer.
+        strategy: builds the strategy, given where it writes its sharding plan (``None``: nowhere).
+        trainer: the other arguments of Lightning's Trainer.
         monitor: metric that selects the checkpoint, the larger the better.
     """
 
@@ -38,6 +43,7 @@ class Recipe:
     callbacks: Callable[[str], Sequence[L.Callback]]
     objective: Callable[[], BudgetObjective] | None
     loggers: Callable[[Phase], Sequence[Logger]]
+    strategy: Callable[[Path | None], TorchRecStrategy]
     trainer: dict[str, Any]
     monitor: str
 
@@ -60,14 +66,15 @@ def check_recipe(recipe: Recipe, datamodule: TrialData, baseline: bool = True, f
         InputError: for any part that cannot be built, or checkpoints of another model.
     """
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = build_trainer(recipe.trainer, **quiet)
-    if not isinstance(trainer.strategy, TorchRecStrategy):
-        raise InputError(
-            f"trainer.strategy={recipe.trainer.get('strategy')!r}", TorchRecStrategy.strategy_name, "leave it out"
-        )
-    trainer.strategy.refuse_what_in_backward_cannot_do(trainer)
+    strategy = recipe.strategy(None)
+    trainer = build_trainer(recipe.trainer, strategy=strategy, **quiet)
+    strategy.refuse_what_in_backward_cannot_do(trainer)
     module = recipe.module()
-    module.configure_model()
+    # Described alone: tables may be larger than this process.
+    described = build_model(module.hparams["model"], module.schema, module.statistics, "meta")
+    if described.sparse_arch is not None:
+        step_in_backward(described.sparse_arch, 1.0, module.hparams["embedding_optimizer"])
+        strategy.refuse_what_the_device_lacks(described)
     if recipe.objective is not None:
         recipe.objective()
     datamodule.train_dataloader()
@@ -76,7 +83,7 @@ def check_recipe(recipe: Recipe, datamodule: TrialData, baseline: bool = True, f
     for name in phase_names(recipe, baseline):
         phase = Phase(name, folder / name)
         for path in (phase.last, phase.best):
-            if path.is_file():
+            if checkpoint_exists(path):
                 check_same_model(path, module)
 
 
@@ -106,7 +113,8 @@ def run_comparison(
             assert recipe.objective is not None
             callbacks.append(recipe.objective())
         loggers = [] if phase.is_done else recipe.loggers(phase)
-        trainer = fit_phase(phase, module, datamodule, recipe.trainer, callbacks, loggers, recipe.monitor)
+        arguments = {**recipe.trainer, "strategy": recipe.strategy(phase.folder / PLAN)}
+        trainer = fit_phase(phase, module, datamodule, arguments, callbacks, loggers, recipe.monitor)
         predictions[name] = predict_best(phase, trainer, module, datamodule, datamodule.split("test"))
     assert trainer is not None
     return predictions, trainer

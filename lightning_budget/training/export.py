@@ -7,28 +7,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from lightning_budget.errors import InputError
 from lightning_budget.models import TARNet, build_model
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
+from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY
+from lightning_budget.training.sharded_checkpoint import FUSED, STATE, is_sharded_checkpoint, read_rest, read_tensors
 
 PREFIX = "net."
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of this library into host memory, tensors mapped from the file.
+def checkpoint_exists(path: str | Path) -> bool:
+    """Whether a whole checkpoint of either format is there."""
+    return Path(path).is_file() or is_sharded_checkpoint(path)
+
+
+def read_checkpoint(path: str | Path, tensors: bool = True) -> dict[str, Any]:
+    """Read a checkpoint of this library into host memory, in one process.
+
+    Args:
+        path: one file, whose tensors are mapped and not read; or the folder of a sharded checkpoint.
+        tensors: also put together the tensors of a sharded checkpoint, whole.
+
+    Returns:
+        What Lightning saved: ``state_dict``, ``hyper_parameters``, ``optimizer_states``, ``loops``, ….
 
     Raises:
-        InputError: if the file is missing, cannot be read, or is no such checkpoint.
+        InputError: if the checkpoint is missing, cannot be read, or is not of this library.
     """
     path = Path(path)
     fix = "give the best.ckpt or last.ckpt of a run folder"
-    if not path.is_file():
-        raise InputError(f"checkpoint {str(path)!r} is not a file", "a checkpoint of this library", fix)
+    if not checkpoint_exists(path):
+        raise InputError(f"checkpoint {str(path)!r} is not there, or not whole", "a checkpoint of this library", fix)
     try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as e:
+        if path.is_file():
+            checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        else:
+            checkpoint = read_rest(path)
+            if tensors:
+                checkpoint["state_dict"] = read_tensors(path, STATE)
+                checkpoint[FUSED_OPTIMIZER_KEY] = read_tensors(path, FUSED)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, CheckpointException) as e:
         raise InputError(f"checkpoint {str(path)!r} cannot be read ({type(e).__name__})", "a whole file", fix) from e
     hyper = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
     if not {"schema", "statistics", "model"} <= hyper.keys():
@@ -38,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def load_schema(path: str | Path) -> DataSchema:
     """Data schema that a checkpoint was trained on."""
-    return DataSchema.from_dict(read_checkpoint(path)["hyper_parameters"]["schema"])
+    return DataSchema.from_dict(read_checkpoint(path, tensors=False)["hyper_parameters"]["schema"])
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> TARNet:

@@ -19,6 +19,9 @@ from lightning_budget.models import TARNet, build_model
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.optimizers import dense_parameters, step_in_backward
+from lightning_budget.training.optimizers import embedding_optimizer as get_embedding_optimizer
+from lightning_budget.training.sharding import materialize_tables
+from lightning_budget.training.versions import versions
 
 SCHEDULES = ("constant", "cosine")
 
@@ -34,11 +37,11 @@ class BudgetModule(L.LightningModule):
     Args:
         schema, statistics: of the data, as ``to_dict()`` gives them, so that a checkpoint stands alone.
         model: name and arguments of the model, see :data:`lightning_budget.models.MODELS`.
-        lr: of Adam over the dense parameters; embedding_lr: of the tables' row-wise Adagrad.
+        lr: of Adam over the dense parameters; embedding_lr: of the tables.
         weight_decay: of the dense parameters.
         schedule: ``constant``, or ``cosine`` decay of both rates to zero over the run.
+        embedding_optimizer: of the tables, see :data:`~lightning_budget.training.optimizers.EMBEDDING_OPTIMIZERS`.
         seed: start of the weights and of every epoch's random numbers.
-        sparse_device: ``meta`` leaves the tables to the strategy.
 
     Raises:
         InputError: for a rate, schedule or size out of range.
@@ -53,11 +56,12 @@ class BudgetModule(L.LightningModule):
         embedding_lr: float = 0.01,
         weight_decay: float = 0.0,
         schedule: str = "constant",
+        embedding_optimizer: str = "rowwise_adagrad",
         seed: int = 0,
-        sparse_device: str | None = "meta",
     ) -> None:
         super().__init__()
         _check(model, schedule, {"lr": lr, "embedding_lr": embedding_lr, "weight_decay": weight_decay})
+        get_embedding_optimizer(embedding_optimizer)
         self.save_hyperparameters()
         self.schema = DataSchema.from_dict(dict(schema))
         self.statistics = DataStatistics.from_dict(dict(statistics))
@@ -67,14 +71,32 @@ class BudgetModule(L.LightningModule):
         self.net: TARNet | None = None
 
     def configure_model(self) -> None:
-        """Build the network, the same on every rank, with its tables described but not allocated."""
+        """Build the network, the same on every rank.
+
+        Under :class:`~lightning_budget.training.strategy.TorchRecStrategy` its tables are described and not allocated;
+        without a trainer, or in one process of another strategy, they lie in ordinary memory with the same start.
+
+        Raises:
+            InputError: under another strategy of several processes, which would leave the tables' copies apart.
+        """
         if self.net is not None:
             return
+        strategy = None if self._trainer is None else self.trainer.strategy
+        sharded = getattr(strategy, "shards_tables", False)
+        if self.schema.sparse and strategy is not None and not sharded and self.trainer.world_size > 1:
+            raise InputError(
+                f"trainer.strategy={type(strategy).__name__} over {self.trainer.world_size} processes with embedding "
+                "tables",
+                "torchrec",
+                'pass strategy="torchrec"',
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.hparams["seed"])
-            self.net = build_model(self.hparams["model"], self.schema, self.statistics, self.hparams["sparse_device"])
+            self.net = build_model(self.hparams["model"], self.schema, self.statistics, "meta")
+        if not sharded:
+            materialize_tables(self.net, self.hparams["seed"])
         if self.net.sparse_arch is not None:
-            step_in_backward(self.net.sparse_arch, self.hparams["embedding_lr"])
+            step_in_backward(self.net.sparse_arch, self.hparams["embedding_lr"], self.hparams["embedding_optimizer"])
 
     def forward(self, batch: RCTBatch) -> ResponsePrediction:
         """``[N, K]`` value and cost."""
@@ -122,6 +144,10 @@ class BudgetModule(L.LightningModule):
         """Position in the split, value and cost of every row, filling included."""
         prediction = self(batch)
         return batch.row, prediction.value, prediction.cost
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what wrote the checkpoint."""
+        checkpoint["versions"] = versions()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(

@@ -18,7 +18,8 @@ from lightning_budget.batch import ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.table import RCTTable
 from lightning_budget.training.data import TrialData
-from lightning_budget.training.export import read_checkpoint
+from lightning_budget.training.export import checkpoint_exists
+from lightning_budget.training.fit_check import check_same_model
 from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.predict import Part, in_table_order
 
@@ -107,7 +108,8 @@ def fit_phase(
     Args:
         phase: names and folder.
         module: freshly built; datamodule: set up.
-        trainer_arguments: of Lightning's Trainer; callbacks, loggers: instances of this phase alone.
+        trainer_arguments: of Lightning's Trainer, with a strategy of this phase alone.
+        callbacks, loggers: instances of this phase alone.
         monitor: metric to select by, the larger the better.
 
     Returns:
@@ -125,7 +127,7 @@ def fit_phase(
     if phase.is_done:
         return trainer
     resume = None
-    if phase.last.is_file():
+    if checkpoint_exists(phase.last):
         check_same_model(phase.last, module)
         resume = str(phase.last)
     trainer.fit(module, cast(L.LightningDataModule, datamodule), ckpt_path=resume)
@@ -135,29 +137,6 @@ def fit_phase(
         with atomic_path(phase.folder / DONE) as path:
             path.write_text(json.dumps({"epochs": trainer.current_epoch, "steps": trainer.global_step}))
     return trainer
-
-
-def check_same_model(path: Path, module: BudgetModule) -> None:
-    """Refuse a checkpoint whose data or model differ from the module's.
-
-    Raises:
-        InputError: naming what differs.
-    """
-    saved = read_checkpoint(path)["hyper_parameters"]
-    for name in ("schema", "model"):
-        mine, theirs = dict(module.hparams[name]), dict(saved[name])
-        for key in mine.keys() | theirs.keys():
-            if mine.get(key) != theirs.get(key):
-                raise InputError(
-                    f"{path}: its {name}.{key} is {_short(theirs.get(key))}, this run's {_short(mine.get(key))}",
-                    "a checkpoint of the same data schema and model",
-                    "drop the overrides that differ, or start without ckpt_path",
-                )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def predict_best(

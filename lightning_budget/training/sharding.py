@@ -1,4 +1,4 @@
-"""How embedding tables are laid over ranks, and how their rows start."""
+"""Embedding tables of a module: which there are, who can shard them, and how their rows start."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+from torchrec.distributed.types import ModuleSharder, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -25,8 +22,10 @@ class RowWiseOnCpuSharder(EmbeddingBagCollectionSharder):
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         types = super().sharding_types(compute_device_type)
-        row_wise = ShardingType.ROW_WISE.value
-        return types if row_wise in types else [*types, row_wise]
+        return [
+            *types,
+            *(t.value for t in (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE) if t.value not in types),
+        ]
 
 
 def sharders() -> list[ModuleSharder[nn.Module]]:
@@ -42,59 +41,48 @@ def embedding_tables(module: nn.Module) -> Iterator[tuple[str, EmbeddingBagConfi
             yield from ((path, config) for config in child.embedding_bag_configs())
 
 
-def sharding_plan(
-    module: nn.Module, device: torch.device, world_size: int, local_world_size: int, group: dist.ProcessGroup
-) -> ShardingPlan:
-    """Plan every table row-wise or table-wise; the same plan on all ranks.
-
-    Every rank plans and the errors are exchanged before anybody waits: TorchRec's collective planner raises on rank 0
-    alone and leaves the others hanging.
-
-    Raises:
-        RuntimeError: on all ranks, if the planner failed on any.
-    """
-    tables = [config.name for _, config in embedding_tables(module)]
-    if not tables:
-        return ShardingPlan({})
-    # Left alone, the planner lays small tables out data-parallel, where in-backward optimizers are silently ignored.
-    allowed = [ShardingType.ROW_WISE.value, ShardingType.TABLE_WISE.value]
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=world_size, local_world_size=local_world_size, compute_device=device.type),
-        constraints={name: ParameterConstraints(sharding_types=allowed) for name in tables},
-    )
-    plan, error = None, None
-    try:
-        plan = planner.plan(module, sharders())
-    except Exception as e:
-        error = f"{type(e).__name__}: {e}"
-    errors: list[str | None] = [None] * world_size
-    dist.all_gather_object(errors, error, group=group)
-    if any(errors):
-        raise RuntimeError(f"no sharding plan: {next(e for e in errors if e)}")
-    plans = [plan]
-    dist.broadcast_object_list(plans, src=0, group=group)
-    assert plans[0] is not None
-    return plans[0]
+def table_parameter(module: nn.Module, path: str, config: EmbeddingBagConfig) -> nn.Parameter:
+    """Weight of a table that :func:`embedding_tables` named."""
+    return module.get_parameter(f"{path}.embedding_bags.{config.name}.weight")
 
 
-def init_rows_(table: ShardedTensor, init_fn: Callable[[Tensor], object], name: str, seed: int) -> None:
-    """Initialise the local shards in place as a function of (seed, table, row) alone.
+def init_rows_(local: Tensor, config: EmbeddingBagConfig, seed: int, row0: int = 0, col0: int = 0) -> None:
+    """Initialise a part of a table in place as a function of (seed, table, row) alone.
 
     The same seed on every rank would otherwise start equal-shaped shards identical, and the start would depend on the
     number of ranks.
+
+    Args:
+        local: ``[n, m]``, rows ``row0 …`` and columns ``col0 …`` of the table.
+        config: of the table; its ``init_fn`` fills ``[rows, D]`` blocks.
+        seed: of the run.
     """
-    rows, dim = table.size()
+    (n, m), init_fn = local.shape, cast("Callable[[Tensor], object]", config.init_fn)
+    if n == 0 or m == 0:
+        return
+    rows, dim = config.num_embeddings, config.embedding_dim
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for shard in table.local_shards():
-            (row0, col0), (n, m) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-            if n == 0 or m == 0:
-                continue
-            local = shard.tensor.reshape(n, m)
-            for chunk in range(row0 // INIT_CHUNK_ROWS, (row0 + n - 1) // INIT_CHUNK_ROWS + 1):
-                first, last = chunk * INIT_CHUNK_ROWS, min((chunk + 1) * INIT_CHUNK_ROWS, rows)
-                key = hashlib.blake2b(f"{seed}/{name}/{chunk}".encode(), digest_size=7).digest()
-                torch.manual_seed(int.from_bytes(key, "little"))
-                full = torch.empty(last - first, dim)
-                init_fn(full)
-                a, b = max(first, row0), min(last, row0 + n)
-                local[a - row0 : b - row0].copy_(full[a - first : b - first, col0 : col0 + m])
+        for chunk in range(row0 // INIT_CHUNK_ROWS, (row0 + n - 1) // INIT_CHUNK_ROWS + 1):
+            first, last = chunk * INIT_CHUNK_ROWS, min((chunk + 1) * INIT_CHUNK_ROWS, rows)
+            key = hashlib.blake2b(f"{seed}/{config.name}/{chunk}".encode(), digest_size=7).digest()
+            torch.manual_seed(int.from_bytes(key, "little"))
+            full = torch.empty(last - first, dim)
+            init_fn(full)
+            a, b = max(first, row0), min(last, row0 + n)
+            local[a - row0 : b - row0].copy_(full[a - first : b - first, col0 : col0 + m])
+
+
+def init_shards_(table: ShardedTensor, config: EmbeddingBagConfig, seed: int) -> None:
+    """Initialise this rank's shards of a table; see :func:`init_rows_`."""
+    for shard in table.local_shards():
+        (row0, col0), sizes = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+        init_rows_(shard.tensor.reshape(sizes), config, seed, row0, col0)
+
+
+def materialize_tables(module: nn.Module, seed: int) -> None:
+    """Give tables described on ``meta`` ordinary memory and the start they would have had sharded."""
+    for path, config in embedding_tables(module):
+        weight = torch.empty(config.num_embeddings, config.embedding_dim)
+        init_rows_(weight, config, seed)
+        bag = module.get_submodule(f"{path}.embedding_bags.{config.name}")
+        bag.weight = nn.Parameter(weight)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.overrides.distributed import prepare_for_backward
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.ddp import _DDPForwardRedirection
@@ -25,11 +29,30 @@ from torchrec.optim.keyed import KeyedOptimizer
 from lightning_budget.errors import InputError
 from lightning_budget.training.checkpoint import (
     FUSED_OPTIMIZER_KEY,
+    check_sizes,
     full_fused_state,
     full_state_dict,
+    fused_state,
     load_fused_state,
+    sizes,
 )
-from lightning_budget.training.sharding import embedding_tables, init_rows_, sharders, sharding_plan
+from lightning_budget.training.checkpoint_io import AtomicCheckpointIO
+from lightning_budget.training.optimizers import check_runs_on
+from lightning_budget.training.plan import ShardingConfig, describe_plan, plan_lines, save_plan, sharding_plan
+from lightning_budget.training.sharded_checkpoint import (
+    FUSED,
+    STATE,
+    add_prefix,
+    is_sharded_checkpoint,
+    load_into,
+    read_rest,
+    save_sharded,
+    tensor_sizes,
+)
+from lightning_budget.training.sharding import embedding_tables, init_shards_, sharders, table_parameter
+
+CHECKPOINT_FORMATS = ("full", "sharded", "sharded_async")
+AVERAGES = (StochasticWeightAveraging, WeightAveraging)
 
 
 class _ForwardRedirection(_DDPForwardRedirection):
@@ -46,30 +69,57 @@ def _inner(wrapper: nn.Module) -> Any:
     return getattr(wrapper, "_dmp_wrapped_module", wrapper)
 
 
+def _data_parallel_wrapper(ddp_arguments: Mapping[str, Any]) -> DefaultDataParallelWrapper:
+    own = {k: v for k, v in ddp_arguments.items() if k in ("static_graph", "find_unused_parameters", "bucket_cap_mb")}
+    others = {k: v for k, v in ddp_arguments.items() if k not in own}
+    return DefaultDataParallelWrapper(**{"static_graph": False, **own}, ddp_kwargs=others)
+
+
 class TorchRecStrategy(DDPStrategy):
     """Shard every ``EmbeddingBagCollection`` of a LightningModule and keep DDP around the rest.
 
     The module builds its collections on ``meta`` in ``configure_model``, tags them with
     :func:`~lightning_budget.training.optimizers.step_in_backward`, and hands
     :func:`~lightning_budget.training.optimizers.dense_parameters` to its optimizer. Learning-rate schedules of that
-    optimizer scale the tables' rate too. Checkpoints hold whole, plain tensors.
+    optimizer scale the tables' rate too; gradient clipping acts on the dense parameters. One process, several, and GPUs
+    take the same way.
 
     Args:
+        sharding: what the planner has to keep to.
+        checkpoint: ``full``: one file of whole, plain tensors, gathered on rank 0; ``sharded``: a folder that all ranks
+            write in parallel, for tables that one host cannot hold; ``sharded_async``: the same while training goes on.
+            Either can be resumed whatever this is.
+        plan_file: where the plan is written as JSON, to be read with ``ShardingConfig(plan=…)``.
         init_seed: start of every table row, with the table's name and the row's number; ``None``: the module's
             hyperparameter ``seed``, else 0.
         timeout: of a collective, so that a lost rank ends the run.
         kwargs: as :class:`DDPStrategy`.
+
+    Raises:
+        InputError: for an unknown checkpoint format.
     """
 
     strategy_name = "torchrec"
+    shards_tables = True
 
     def __init__(
-        self, *args: Any, init_seed: int | None = None, timeout: timedelta = timedelta(minutes=10), **kwargs: Any
+        self,
+        *args: Any,
+        sharding: ShardingConfig | None = None,
+        checkpoint: str = "full",
+        plan_file: str | Path | None = None,
+        init_seed: int | None = None,
+        timeout: timedelta = timedelta(minutes=10),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, timeout=timeout, **kwargs)
+        if checkpoint not in CHECKPOINT_FORMATS:
+            raise InputError(f"checkpoint={checkpoint!r}", ", ".join(CHECKPOINT_FORMATS), "choose one of them")
         self._forward_redirection = _ForwardRedirection()
+        self._sharding, self._checkpoint, self._plan_file = sharding or ShardingConfig(), checkpoint, plan_file
         self._init_seed = init_seed
         self._gloo: dist.ProcessGroup | None = None
+        self._pending: Future[None] | None = None
         self._dmp: DistributedModelParallel
         self._start_lr: tuple[float, list[float]]
 
@@ -122,7 +172,7 @@ class TorchRecStrategy(DDPStrategy):
         """Called before training starts.
 
         Raises:
-            InputError: on gradient accumulation or scaled gradients.
+            InputError: on gradient accumulation, scaled gradients, or averages of weights over steps.
         """
         if trainer.accumulate_grad_batches != 1:
             raise InputError(
@@ -136,17 +186,38 @@ class TorchRecStrategy(DDPStrategy):
                 "32-true, bf16-mixed",
                 "set trainer.precision=bf16-mixed",
             )
+        averages = next((c for c in trainer.callbacks if isinstance(c, AVERAGES)), None)  # pyright: ignore[reportAttributeAccessIssue]
+        if averages is not None:
+            raise InputError(
+                f"callback {type(averages).__name__} copies and averages all weights, sharded tables included",
+                "callbacks that leave the tables where they are",
+                "take it out",
+            )
+
+    def refuse_what_the_device_lacks(self, module: nn.Module) -> None:
+        """Called before tables are sharded.
+
+        Raises:
+            InputError: for a table whose optimizer does not exist on this rank's device.
+        """
+        for path, config in embedding_tables(module):
+            check_runs_on(table_parameter(module, path, config), config.name, self.root_device)
 
     def _shard(self, module: LightningModule) -> None:
         tables = list(embedding_tables(module))
-        plan = sharding_plan(module, self.root_device, self.world_size, self.num_processes, self._cpu_group)
+        self.refuse_what_the_device_lacks(module)
+        plan = sharding_plan(
+            module, self._sharding, self.root_device, self.world_size, self.num_processes, self._cpu_group
+        )
+        if tables and self.is_global_zero:
+            self._tell(describe_plan(plan, tables))
         self._dmp = DistributedModelParallel(
             module,
             device=self.root_device,
             plan=plan,
             sharders=sharders(),
             init_data_parallel=False,
-            data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+            data_parallel_wrapper=_data_parallel_wrapper(self._ddp_kwargs),
         )
         # Sharding throws a CPU-built collection's weights away; every table starts here.
         state = module.state_dict()
@@ -154,8 +225,14 @@ class TorchRecStrategy(DDPStrategy):
         for path, config in tables:
             weight = state[f"{path}.embedding_bags.{config.name}.weight"]
             if isinstance(weight, ShardedTensor) and config.init_fn is not None:
-                init_rows_(weight, config.init_fn, config.name, seed)
+                init_shards_(weight, config, seed)
         self._dense_to_device(module)
+
+    def _tell(self, plan: list[dict[str, Any]]) -> None:
+        if self._plan_file is not None:
+            save_plan(Path(self._plan_file), plan, self.root_device, self.world_size)
+        if self.world_size > 1:
+            print("\n".join(["Tables over ranks:", *(f"  {line}" for line in plan_lines(plan))]), flush=True)
 
     def _dense_to_device(self, module: nn.Module) -> None:
         for child in module.children():
@@ -182,6 +259,14 @@ class TorchRecStrategy(DDPStrategy):
         in_backward = {id(p) for p in self._dmp.module.parameters() if hasattr(p, "_in_backward_optimizers")}
         if any(id(p) in in_backward for o in self.optimizers for g in o.param_groups for p in g["params"]):
             raise ValueError("configure_optimizers() took embedding tables too; give it dense_parameters(self)")
+        again = next((o for o in self.optimizers if isinstance(o, torch.optim.LBFGS)), None)
+        if again is not None:
+            raise InputError(
+                f"optimizer {type(again).__name__} evaluates its closure several times a step, and tables would step "
+                "each time",
+                "optimizers with one backward a step",
+                "use Adam, AdamW or SGD",
+            )
 
     @property
     def fused_optimizer(self) -> KeyedOptimizer:
@@ -215,29 +300,81 @@ class TorchRecStrategy(DDPStrategy):
         """Rows can only be loaded into shards that exist."""
         return True
 
+    @property
+    def checkpoint_io(self) -> CheckpointIO:
+        """The plugin given to the trainer, else :class:`AtomicCheckpointIO`."""
+        if self._checkpoint_io is None:
+            self._checkpoint_io = AtomicCheckpointIO()
+        return self._checkpoint_io
+
+    @checkpoint_io.setter
+    def checkpoint_io(self, io: CheckpointIO) -> None:
+        self._checkpoint_io = io
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole, plain tensors on rank 0. Called on every rank."""
-        return full_state_dict(self._module.state_dict(), self._cpu_group)
+        """Whole, plain tensors on rank 0, or live shards, as the checkpoint format asks. Called on every rank."""
+        state = self._module.state_dict()
+        return full_state_dict(state, self._cpu_group) if self._checkpoint == "full" else state
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        if "optimizer_states" in checkpoint:
-            checkpoint[FUSED_OPTIMIZER_KEY] = full_fused_state(self.fused_optimizer, self._cpu_group)
-        super().save_checkpoint(checkpoint, filepath, storage_options)
+        self.finish_saving()
+        with_optimizers = "optimizer_states" in checkpoint
+        if self._checkpoint == "full":
+            if with_optimizers:
+                checkpoint[FUSED_OPTIMIZER_KEY] = full_fused_state(self.fused_optimizer, self._cpu_group)
+            return super().save_checkpoint(checkpoint, filepath, storage_options)
+        rest = {k: v for k, v in checkpoint.items() if k != "state_dict"}
+        tensors = add_prefix(STATE, checkpoint["state_dict"])
+        if with_optimizers:
+            tensors |= add_prefix(FUSED, fused_state(self.fused_optimizer))
+        path = Path(self.broadcast(str(filepath)))
+        self._pending = save_sharded(path, tensors, rest, self._cpu_group, self._checkpoint == "sharded_async")
+
+    def finish_saving(self) -> None:
+        """Wait until an asynchronous save is on disk.
+
+        Raises:
+            Exception: what the save failed with.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+            # Rank 0 makes a save the current one; nobody may look for it before.
+            dist.barrier(self._cpu_group)
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        self.finish_saving()
+        super().remove_checkpoint(filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Mapped into memory, so that a rank reads only its own rows."""
-        return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
+        """Read a checkpoint of either format; a sharded one goes straight into the live tables."""
+        self.finish_saving()
+        if not is_sharded_checkpoint(checkpoint_path):
+            return self.checkpoint_io.load_checkpoint(checkpoint_path)
+        checkpoint = read_rest(checkpoint_path)
+        tensors = add_prefix(STATE, self._module.state_dict())
+        if "optimizer_states" in checkpoint and self._module.trainer.state.fn == TrainerFn.FITTING:
+            tensors |= add_prefix(FUSED, fused_state(self.fused_optimizer))
+        check_sizes(tensor_sizes(checkpoint_path), sizes(tensors), extra=True)
+        load_into(checkpoint_path, tensors, self._cpu_group)
+        return {**checkpoint, "state_dict": None}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        state = checkpoint["state_dict"]
+        if state is None:
+            return
+        check_sizes(sizes(state), sizes(self._module.state_dict()), extra=not strict)
         # Sharded modules cut their rows out of whole tensors themselves.
-        self._module.load_state_dict(dict(checkpoint["state_dict"]), strict=strict)
+        self._module.load_state_dict(dict(state), strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         super().load_optimizer_state_dict(checkpoint)
-        load_fused_state(self.fused_optimizer, checkpoint[FUSED_OPTIMIZER_KEY])
+        if checkpoint["state_dict"] is not None:
+            load_fused_state(self.fused_optimizer, checkpoint[FUSED_OPTIMIZER_KEY])
 
     def teardown(self) -> None:
         """Give the optimizers' memory back, and leave the tables where they are: they may not fit one host."""
+        self.finish_saving()
         self.model = self.lightning_module
         if self.optimizers:
             _optimizers_to_device(self.optimizers, torch.device("cpu"))

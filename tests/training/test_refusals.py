@@ -11,7 +11,7 @@ from training_runs import small_data, small_module, small_trainer
 
 from lightning_budget.errors import InputError
 from lightning_budget.training.module import BudgetModule
-from lightning_budget.training.phase import check_same_model
+from lightning_budget.training.fit_check import check_same_model
 
 
 class Greedy(BudgetModule):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from lightning_budget.training import sharding
 from lightning_budget.training.sharding import init_rows_
@@ -22,15 +21,13 @@ uniform = partial(torch.nn.init.uniform_, a=-1.0, b=1.0)
 
 def init(rows: int, cuts: list[int], name: str = "city", seed: int = 0, columns: tuple[int, ...] = (0, DIM)) -> Tensor:
     """A table put together from shards between the cuts, each initialised by a rank of its own."""
+    config = EmbeddingBagConfig(num_embeddings=rows, embedding_dim=DIM, name=name, init_fn=uniform)
     table = torch.full((rows, DIM), torch.nan)
     for a, b in zip([0, *cuts], [*cuts, rows], strict=True):
         for c, d in pairwise(columns):
             local = torch.full((b - a, d - c), torch.nan)
-            metadata = SimpleNamespace(shard_offsets=[a, c], shard_sizes=[b - a, d - c])
-            shard = SimpleNamespace(tensor=local, metadata=metadata)
-            fake: Any = SimpleNamespace(size=lambda: (rows, DIM), local_shards=lambda s=shard: [s])
             torch.manual_seed(17)  # equal on all ranks, and of no influence
-            init_rows_(fake, uniform, name, seed)
+            init_rows_(local, config, seed, a, c)
             table[a:b, c:d] = local
     return table
 
@@ -60,13 +57,6 @@ def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    fake: Any = SimpleNamespace(
-        size=lambda: (4, DIM),
-        local_shards=lambda: [
-            SimpleNamespace(
-                tensor=torch.empty(4, DIM), metadata=SimpleNamespace(shard_offsets=[0, 0], shard_sizes=[4, DIM])
-            )
-        ],
-    )
-    init_rows_(fake, uniform, "city", 0)
+    config = EmbeddingBagConfig(num_embeddings=4, embedding_dim=DIM, name="city", init_fn=uniform)
+    init_rows_(torch.empty(4, DIM), config, 0)
     assert torch.equal(torch.rand(3), expected)

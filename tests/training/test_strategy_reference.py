@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -20,7 +19,6 @@ from lightning_budget.models import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.training.export import load_model
 from lightning_budget.training.module import BudgetModule
-from lightning_budget.training.sharding import embedding_tables, init_rows_
 
 EPOCHS = 2
 
@@ -33,23 +31,13 @@ class Losses(L.Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-def whole_table(weight: torch.Tensor) -> Any:
-    """A table with one shard, as the initialiser sees it."""
-    metadata = SimpleNamespace(shard_offsets=[0, 0], shard_sizes=list(weight.shape))
-    shard = SimpleNamespace(tensor=weight, metadata=metadata)
-    return SimpleNamespace(size=lambda: weight.shape, local_shards=lambda: [shard])
-
-
-def untrained(module: BudgetModule, seed: int) -> TARNet:
-    """The network that the module starts from, with ordinary tables in ordinary memory."""
+def untrained(module: BudgetModule) -> TARNet:
+    """The network that the module starts from, with ordinary tables that no optimizer is attached to."""
     described = copy.deepcopy(module)
     described.configure_model()
+    assert described.net is not None
     net = build_model(module.hparams["model"], module.schema, module.statistics)
-    dense = {k: v for k, v in described.net.state_dict().items() if not v.is_meta}
-    net.load_state_dict(dense, strict=False)
-    for path, config in embedding_tables(net):
-        weight = net.get_submodule(path).embedding_bags[config.name].weight
-        init_rows_(whole_table(weight.detach()), config.init_fn, config.name, seed)
+    net.load_state_dict(described.net.state_dict())
     return net
 
 
@@ -95,7 +83,7 @@ def distance(a: TARNet, b: TARNet) -> float:
 def test_equals_a_plain_loop(tmp_path: Path, schedule: str, seed: int, clip: float | None) -> None:
     data = small_data()
     module = small_module(data, schedule=schedule, seed=seed)
-    start = untrained(module, seed)
+    start = untrained(module)
     expected, losses = reference(copy.deepcopy(start), module, data, clip)
     seen = Losses()
     trainer = small_trainer(tmp_path, [seen, EpochCheckpoints(tmp_path)], max_epochs=EPOCHS, gradient_clip_val=clip)
@@ -124,6 +112,6 @@ def test_the_checkpoint_names_both_optimizers(tmp_path: Path) -> None:
         assert f"embedding_bags.t_{feature}" in key or f".{feature}." in key, key
         assert state.shape[0] == rows
         assert float(state.max()) > 0
-    shapes = [tuple(p.shape) for p in untrained(small_module(data), 0).parameters()]
+    shapes = [tuple(p.shape) for p in untrained(small_module(data)).parameters()]
     tables = [tuple(v.shape) for k, v in saved["state_dict"].items() if "embedding_bags" in k]
     assert len(saved["optimizer_states"][0]["state"]) == len(shapes) - len(tables)

@@ -17,16 +17,20 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
+from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save, save
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from lightning_budget.atomic import atomic_path, sync_path
 
@@ -56,7 +60,7 @@ def save_sharded(
     rest: Mapping[str, Any],
     group: dist.ProcessGroup,
     asynchronous: bool = False,
-) -> Future[None] | None:
+) -> Future[None]:
     """Write a save and make it the current one; every rank must call it.
 
     Args:
@@ -64,39 +68,51 @@ def save_sharded(
         tensors: sharded ones from the ranks that own shards, whole ones the same on all ranks.
         rest: the remaining entries, written by rank 0.
         group: a gloo group; an asynchronous save keeps it busy until it is done.
-        asynchronous: copy to memory and return; a thread writes. The result is then a future that each rank waits for
-            before the next save.
+        asynchronous: copy this rank's rows and return; a thread writes.
 
     Returns:
-        ``None``, or the future of an asynchronous save.
+        Done, or failed, when the save is the current one; to be waited for on every rank before the next save.
     """
     box: list[Any] = [_begin(path, rest) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(box, src=0, group=group)
     folder: Path = box[0]
-    with warnings.catch_warnings():
-        # Sharded tensors are TorchRec's, deprecated by PyTorch and still what its checkpoints take.
-        warnings.simplefilter("ignore")
-        if not asynchronous:
-            save(dict(tensors), checkpoint_id=folder, process_group=group)
+    done: Future[None] = Future()
+
+    def write(tensors: Mapping[str, Any]) -> None:
+        try:
+            with warnings.catch_warnings():
+                # Sharded tensors are what TorchRec has, deprecated by PyTorch and still taken by its checkpoints.
+                warnings.simplefilter("ignore")
+                save(dict(tensors), checkpoint_id=folder, process_group=group)
+            # Rank 0 writes the index after it has heard that all ranks' files are whole.
             if dist.get_rank() == 0:
                 _commit(path, folder)
             dist.barrier(group)
-            return None
-        written = cast("Future[Any]", async_save(dict(tensors), checkpoint_id=folder, process_group=group))
-    done: Future[None] = Future()
-
-    def finish(result: Future[Any]) -> None:
-        try:
-            # The coordinator is done when the index of all ranks' files is on disk.
-            result.result()
-            if dist.get_rank() == 0:
-                _commit(path, folder)
             done.set_result(None)
         except BaseException as e:
             done.set_exception(e)
 
-    written.add_done_callback(finish)
+    if asynchronous:
+        # The stager of torch's own async_save takes no sharded tensors.
+        copies = {name: _copy(t) for name, t in tensors.items()}
+        Thread(target=write, args=(copies,), name="checkpoint", daemon=True).start()
+    else:
+        write(tensors)
     return done
+
+
+def _copy(tensor: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
+    if not isinstance(tensor, ShardedTensor):
+        return tensor.detach().to("cpu", copy=True)
+    shards = [Shard(s.tensor.detach().to("cpu", copy=True), _on_host(s.metadata)) for s in tensor.local_shards()]
+    whole = tensor.metadata()
+    metadata = ShardedTensorMetadata([_on_host(m) for m in whole.shards_metadata], whole.size, whole.tensor_properties)
+    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata, tensor._process_group)
+
+
+def _on_host(shard: ShardMetadata) -> ShardMetadata:
+    assert shard.placement is not None
+    return ShardMetadata(shard.shard_offsets, shard.shard_sizes, f"rank:{shard.placement.rank()}/cpu")
 
 
 def _begin(path: Path, rest: Mapping[str, Any]) -> Path:

@@ -329,6 +329,8 @@ class TorchRecStrategy(DDPStrategy):
             tensors |= add_prefix(FUSED, fused_state(self.fused_optimizer))
         path = Path(self.broadcast(str(filepath)))
         self._pending = save_sharded(path, tensors, rest, self._cpu_group, self._checkpoint == "sharded_async")
+        if self._checkpoint == "sharded":
+            self.finish_saving()
 
     def finish_saving(self) -> None:
         """Wait until an asynchronous save is on disk.
@@ -339,8 +341,6 @@ class TorchRecStrategy(DDPStrategy):
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-            # Rank 0 makes a save the current one; nobody may look for it before.
-            dist.barrier(self._cpu_group)
 
     def remove_checkpoint(self, filepath: Any) -> None:
         self.finish_saving()
@@ -371,6 +371,9 @@ class TorchRecStrategy(DDPStrategy):
         super().load_optimizer_state_dict(checkpoint)
         if checkpoint["state_dict"] is not None:
             load_fused_state(self.fused_optimizer, checkpoint[FUSED_OPTIMIZER_KEY])
+        # Lightning gives loaders their position where it builds them, and a schedule that asks for the number of steps
+        # has had them built before the checkpoint was read.
+        self._module.trainer.fit_loop._load_combined_loader_states()
 
     def teardown(self) -> None:
         """Give the optimizers' memory back, and leave the tables where they are: they may not fit one host."""

@@ -1,0 +1,116 @@
+"""However tables lie over however many ranks, training computes the same numbers, and can change ranks on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed_runs import assert_same_weights, losses, run_jobs
+
+WORLDS = (1, 2, 4)
+STEPS, SAVED = 16, 11
+# Column-wise only where the optimizer keeps no number per row.
+LAYOUTS = {
+    "row_wise": "rowwise_adagrad",
+    "table_wise": "rowwise_adagrad",
+    "table_row_wise": "rowwise_adagrad",
+    "column_wise": "adagrad",
+    "row_wise-adagrad": "adagrad",
+    "column_wise-sgd": "sgd",
+    "row_wise-sgd": "sgd",
+}
+FORMATS = {"full": "row_wise", "sharded": "table_wise", "sharded_async": "row_wise"}
+MODEL = {"name": "tarnet", "embedding_dim": 8, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
+
+
+def job(name: str, types: str, optimizer: str = "rowwise_adagrad", **more: Any) -> dict[str, Any]:
+    module = {"model": MODEL, "embedding_optimizer": optimizer}
+    return {"name": name, "types": [types], "module": module, **more}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """For each number of ranks: every layout to its end, and a checkpoint of every format inside the second epoch."""
+    folders = {}
+    for world in WORLDS:
+        folder = folders[world] = tmp_path_factory.mktemp(f"ranks{world}")
+        jobs = [job(name, name.partition("-")[0], optimizer) for name, optimizer in LAYOUTS.items()]
+        jobs[0]["plan_file"] = str(folder / "plan.json")
+        jobs.append(job("planned", "row_wise", plan=str(folder / "plan.json")))
+        jobs += [
+            job(f"cut-{kind}", types, format=kind, save_at=SAVED, checkpoint=str(folder / f"{kind}.ckpt"))
+            for kind, types in FORMATS.items()
+        ]
+        run_jobs(world, jobs, folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def resumed(runs: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """For each number of ranks: gone on from every checkpoint of every number of ranks, in the other layout."""
+    folders = {}
+    for world in WORLDS:
+        folder = folders[world] = tmp_path_factory.mktemp(f"resumed{world}")
+        jobs = [
+            job(f"{kind}-from-{origin}", other, resume=str(runs[origin] / f"{kind}.ckpt"), format=kind)
+            for origin in WORLDS
+            for kind, other in zip(FORMATS, ("table_wise", "row_wise", "table_wise"), strict=True)
+        ]
+        run_jobs(world, jobs, folder)
+    return folders
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_same_losses_tables_and_states(runs: dict[int, Path], world: int, name: str) -> None:
+    # The plain loop that row-wise on one rank equals is in test_strategy_reference.
+    base = {"rowwise_adagrad": "row_wise", "adagrad": "row_wise-adagrad", "sgd": "row_wise-sgd"}[LAYOUTS[name]]
+    expected, mine = losses(runs[1], base), losses(runs[world], name)
+    assert sorted(expected) == list(range(STEPS))
+    assert mine == pytest.approx(expected, rel=1e-5)
+    assert_same_weights(runs[world] / f"{name}.ckpt", runs[1] / f"{base}.ckpt")
+
+
+def test_optimizers_differ(runs: dict[int, Path]) -> None:
+    ends = [losses(runs[1], name)[STEPS - 1] for name in ("row_wise", "row_wise-adagrad", "row_wise-sgd")]
+    assert min(abs(a - b) for i, a in enumerate(ends) for b in ends[:i]) > 1e-4
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("origin", WORLDS)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_resumed_on_any_number_of_ranks(
+    runs: dict[int, Path], resumed: dict[int, Path], kind: str, origin: int, world: int
+) -> None:
+    name = f"{kind}-from-{origin}"
+    expected = losses(runs[1], "row_wise")
+    assert losses(resumed[world], name) == pytest.approx({s: expected[s] for s in range(SAVED, STEPS)}, rel=1e-5)
+    assert_same_weights(resumed[world] / f"{name}.ckpt", runs[1] / "row_wise.ckpt")
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_plan_is_saved_and_taken_again(runs: dict[int, Path], world: int) -> None:
+    plan = json.loads((runs[world] / "plan.json").read_text())
+    assert plan["world_size"] == world
+    assert {t["table"] for t in plan["tables"]} == {"user_id", "city", "tier", "device", "viewed"}
+    for table in plan["tables"]:
+        assert table["sharding"] == "row_wise"
+        assert len(table["shards"]) == world
+        assert sum(s["sizes"][0] for s in table["shards"]) == table["rows"]
+    assert losses(runs[world], "planned") == losses(runs[world], "row_wise")
+
+
+def test_checkpoints_hold_versions_and_position(runs: dict[int, Path]) -> None:
+    from lightning_budget.training.export import read_checkpoint
+
+    for kind in FORMATS:
+        saved = read_checkpoint(runs[2] / f"{kind}.ckpt")
+        assert set(saved["versions"]) >= {"torch", "torchrec", "lightning", "lightning_budget"}
+        assert saved["versions"]["torch"] == torch.__version__
+        assert saved["global_step"] == SAVED
+        assert {"optimizer_states", "callbacks", "loops", "lr_schedulers"} <= saved.keys()
+        assert all(type(t) is torch.Tensor for t in saved["state_dict"].values())
+        assert saved["hyper_parameters"]["statistics"]

@@ -10,7 +10,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.training.export import read_checkpoint
 from lightning_budget.training.module import BudgetModule
 
-RESIZE = "lightning_budget.training.resize.resize_checkpoint(path, output, schema)"
+RESIZE = "lightning_budget.training.resize.resize_checkpoint(path, output, schema, statistics)"
 
 
 def check_same_model(path: Path, module: BudgetModule) -> None:

@@ -1,0 +1,110 @@
+"""A checkpoint adapted to other tables and treatments keeps what it knows and goes on training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_runs import small_data, small_module, small_trainer
+
+from datamodules import CampaignDataModule
+from lightning_budget.batch import ResponsePrediction
+from lightning_budget.errors import InputError
+from lightning_budget.schema import SparseFeature
+from lightning_budget.training.export import load_model, read_checkpoint
+from lightning_budget.training.resize import _kept, _old_rows, resize_checkpoint
+
+FACES = (0.0, 2.0, 4.0, 7.0, 11.0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[CampaignDataModule, Path]:
+    folder, data = tmp_path_factory.mktemp("trained"), small_data(face_values=FACES)
+    trainer = small_trainer(folder)
+    trainer.fit(small_module(data), data)
+    trainer.save_checkpoint(folder / "a.ckpt")
+    return data, folder / "a.ckpt"
+
+
+def predict(path: Path, data: CampaignDataModule) -> ResponsePrediction:
+    batch = data.test.batch(torch.arange(len(data.test)))
+    with torch.no_grad():
+        return load_model(path)(batch.dense, batch.sparse)
+
+
+def resized(trained: tuple[CampaignDataModule, Path], output: Path, **changes: Any) -> CampaignDataModule:
+    data = small_data(**{"face_values": FACES, **changes})
+    resize_checkpoint(trained[1], output, data.schema, data.statistics)
+    return data
+
+
+def test_treatments_by_name(trained: tuple[CampaignDataModule, Path], tmp_path: Path) -> None:
+    data, path = trained
+    other = resized(trained, tmp_path / "b.ckpt", face_values=(0.0, 7.0, 5.0, 2.0))
+    before, after = predict(path, data), predict(tmp_path / "b.ckpt", data)
+    for now, was in ((0, 0), (1, 3), (3, 1)):
+        torch.testing.assert_close(after.value[:, now], before.value[:, was])
+        torch.testing.assert_close(after.cost[:, now], before.cost[:, was])
+    # A new treatment starts at its arm's mean.
+    torch.testing.assert_close(after.value[:, 2], torch.full((len(data.test),), other.statistics.value_mean[2]))
+
+
+@pytest.mark.parametrize("users", [60, 150])
+def test_tables_by_row(trained: tuple[CampaignDataModule, Path], tmp_path: Path, users: int) -> None:
+    data, path = trained
+    resized(trained, tmp_path / "b.ckpt", users=users)
+    before, after = read_checkpoint(path), read_checkpoint(tmp_path / "b.ckpt")
+    name = "net.sparse_arch.tables.embedding_bags.user_id.weight"
+    common = min(users, 100) + 1
+    assert len(after["state_dict"][name]) == users + 1
+    assert torch.equal(after["state_dict"][name][:common], before["state_dict"][name][:common])
+    states = [next(v for k, v in c["torchrec_fused_optimizer"].items() if k.startswith(name)) for c in (before, after)]
+    assert torch.equal(states[1][:common], states[0][:common])
+    assert states[1].shape == (users + 1,)
+    if users > 100:
+        assert float(states[1][common:].abs().sum()) == 0
+        assert float(after["state_dict"][name][common:].abs().min()) > 0
+    batch = data.test.batch(torch.arange(len(data.test)))
+    seen = (data.test.ids["user_id"] < common).nonzero().flatten()
+    assert len(seen) > 0
+    predictions = [load_model(p)(batch.dense, data_cut(batch.sparse, users)) for p in (path, tmp_path / "b.ckpt")]
+    torch.testing.assert_close(predictions[1].value[seen], predictions[0].value[seen])
+
+
+def data_cut(sparse: Any, users: int) -> Any:
+    """Ids that both tables have; the others become unknown."""
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    n = int(sparse.length_per_key()[0])
+    values = sparse.values().clone()
+    values[:n] = torch.where(values[:n] <= min(users, 100), values[:n], 0)
+    return KeyedJaggedTensor.from_lengths_sync(sparse.keys(), values, sparse.lengths())
+
+
+def test_training_goes_on(trained: tuple[CampaignDataModule, Path], tmp_path: Path) -> None:
+    data = resized(trained, tmp_path / "b.ckpt", face_values=(0.0, 7.0, 5.0, 2.0), users=150)
+    module = small_module(data)
+    trainer = small_trainer(tmp_path, max_epochs=3)
+    trainer.fit(module, data, ckpt_path=str(tmp_path / "b.ckpt"))
+    assert trainer.global_step == 24
+
+
+def test_rows_follow_their_labels() -> None:
+    old = SparseFeature("city", 4, vocabulary=("a", "b", "c"))
+    new = SparseFeature("city", 4, vocabulary=("b", "d", "a"))
+    assert _old_rows(old, new) == [0, 2, None, 1]
+    assert [x.tolist() for x in _kept([0, 2, None, 1])] == [[0, 1, 3], [0, 2, 1]]
+
+
+def test_refuses_other_features(trained: tuple[CampaignDataModule, Path], tmp_path: Path) -> None:
+    data, path = trained
+    for schema in (
+        replace(data.schema, dense=data.schema.dense[1:]),
+        replace(data.schema, sparse=data.schema.sparse[1:]),
+    ):
+        with pytest.raises(InputError, match="fix: train anew"):
+            resize_checkpoint(path, tmp_path / "c.ckpt", schema, data.statistics)
+    assert not (tmp_path / "c.ckpt").exists()

@@ -139,15 +139,19 @@ class TorchRecStrategy(DDPStrategy):
         if self._gloo is None:
             self._gloo = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
+    def connect(self, model: LightningModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse what cannot be honoured before callbacks, which may copy the model, set themselves up."""
+        super().connect(model)
+        if model._trainer is not None and model.trainer.state.fn == TrainerFn.FITTING:
+            self.refuse_what_in_backward_cannot_do(model.trainer)
+
     def setup(self, trainer: Trainer) -> None:
         """Shard, start or load the tables, wrap in DDP, build the optimizers."""
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if fitting:
-            self.refuse_what_in_backward_cannot_do(trainer)
-            if self._layer_sync and self.model is not None:
-                self.model = self._layer_sync.apply(self.model)
+        if fitting and self._layer_sync and self.model is not None:
+            self.model = self._layer_sync.apply(self.model)
         module = self._module
         self.precision_plugin.convert_module(module)
         self._shard(module)

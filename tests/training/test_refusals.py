@@ -55,5 +55,13 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"its model.embedding_dim is 4, this run's 8"):
         check_same_model(tmp_path / "a.ckpt", wider)
     fewer = small_data(users=50)
-    with pytest.raises(InputError, match=r"its schema.sparse is "):
+    with pytest.raises(InputError, match=r"its table 'user_id' has 101 rows, this run's 51; .*fix: slice it: .*resize"):
         check_same_model(tmp_path / "a.ckpt", small_module(fewer))
+    arms = small_data(face_values=(0.0, 2.0, 4.0))
+    with pytest.raises(InputError, match=r"it has 5 treatments .*, this run 3 .*extend or slice it: .*resize"):
+        check_same_model(tmp_path / "a.ckpt", small_module(arms))
+    with pytest.raises(InputError, match=r"its embedding_optimizer is 'rowwise_adagrad', this run's 'sgd'"):
+        check_same_model(tmp_path / "a.ckpt", small_module(data, embedding_optimizer="sgd"))
+    # Whoever does not ask first is told by the strategy.
+    with pytest.raises(InputError, match=r"the checkpoint's .*user_id.weight is 101 × 4, the model's 51 × 4"):
+        small_trainer(tmp_path).fit(small_module(fewer), fewer, ckpt_path=str(tmp_path / "a.ckpt"))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.overrides.distributed import prepare_for_backward
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.strategies.ddp import _DDPForwardRedirection
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
@@ -27,31 +25,11 @@ from torchrec.distributed.types import ShardedModule
 from torchrec.optim.keyed import KeyedOptimizer
 
 from lightning_budget.errors import InputError
-from lightning_budget.training.checkpoint import (
-    FUSED_OPTIMIZER_KEY,
-    check_sizes,
-    full_fused_state,
-    full_state_dict,
-    fused_state,
-    load_fused_state,
-    sizes,
-)
-from lightning_budget.training.checkpoint_io import AtomicCheckpointIO
+from lightning_budget.training.checkpointing import ShardCheckpointing
 from lightning_budget.training.optimizers import check_runs_on
 from lightning_budget.training.plan import ShardingConfig, describe_plan, plan_lines, save_plan, sharding_plan
-from lightning_budget.training.sharded_checkpoint import (
-    FUSED,
-    STATE,
-    add_prefix,
-    is_sharded_checkpoint,
-    load_into,
-    read_rest,
-    save_sharded,
-    tensor_sizes,
-)
 from lightning_budget.training.sharding import embedding_tables, init_shards_, sharders, table_parameter
 
-CHECKPOINT_FORMATS = ("full", "sharded", "sharded_async")
 AVERAGES = (StochasticWeightAveraging, WeightAveraging)
 
 
@@ -75,7 +53,7 @@ def _data_parallel_wrapper(ddp_arguments: Mapping[str, Any]) -> DefaultDataParal
     return DefaultDataParallelWrapper(**{"static_graph": False, **own}, ddp_kwargs=others)
 
 
-class TorchRecStrategy(DDPStrategy):
+class TorchRecStrategy(ShardCheckpointing):
     """Shard every ``EmbeddingBagCollection`` of a LightningModule and keep DDP around the rest.
 
     The module builds its collections on ``meta`` in ``configure_model``, tags them with
@@ -112,32 +90,12 @@ class TorchRecStrategy(DDPStrategy):
         timeout: timedelta = timedelta(minutes=10),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, timeout=timeout, **kwargs)
-        if checkpoint not in CHECKPOINT_FORMATS:
-            raise InputError(f"checkpoint={checkpoint!r}", ", ".join(CHECKPOINT_FORMATS), "choose one of them")
+        super().__init__(*args, checkpoint=checkpoint, timeout=timeout, **kwargs)
         self._forward_redirection = _ForwardRedirection()
-        self._sharding, self._checkpoint, self._plan_file = sharding or ShardingConfig(), checkpoint, plan_file
+        self._sharding, self._plan_file = sharding or ShardingConfig(), plan_file
         self._init_seed = init_seed
-        self._gloo: dist.ProcessGroup | None = None
-        self._pending: Future[None] | None = None
         self._dmp: DistributedModelParallel
         self._start_lr: tuple[float, list[float]]
-
-    @property
-    def _module(self) -> LightningModule:
-        module = self.lightning_module
-        assert module is not None
-        return module
-
-    @property
-    def _cpu_group(self) -> dist.ProcessGroup:
-        assert self._gloo is not None
-        return self._gloo
-
-    def setup_environment(self) -> None:
-        super().setup_environment()
-        if self._gloo is None:
-            self._gloo = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     def connect(self, model: LightningModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuse what cannot be honoured before callbacks, which may copy the model, set themselves up."""
@@ -298,86 +256,6 @@ class TorchRecStrategy(DDPStrategy):
         ddp = _inner(self._dmp)
         if isinstance(ddp, DistributedDataParallel) and not self._module.automatic_optimization:
             prepare_for_backward(ddp, closure_loss)
-
-    @property
-    def restore_checkpoint_after_setup(self) -> bool:
-        """Rows can only be loaded into shards that exist."""
-        return True
-
-    @property
-    def checkpoint_io(self) -> CheckpointIO:
-        """The plugin given to the trainer, else :class:`AtomicCheckpointIO`."""
-        if self._checkpoint_io is None:
-            self._checkpoint_io = AtomicCheckpointIO()
-        return self._checkpoint_io
-
-    @checkpoint_io.setter
-    def checkpoint_io(self, io: CheckpointIO) -> None:
-        self._checkpoint_io = io
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole, plain tensors on rank 0, or live shards, as the checkpoint format asks. Called on every rank."""
-        state = self._module.state_dict()
-        return full_state_dict(state, self._cpu_group) if self._checkpoint == "full" else state
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        self.finish_saving()
-        with_optimizers = "optimizer_states" in checkpoint
-        if self._checkpoint == "full":
-            if with_optimizers:
-                checkpoint[FUSED_OPTIMIZER_KEY] = full_fused_state(self.fused_optimizer, self._cpu_group)
-            return super().save_checkpoint(checkpoint, filepath, storage_options)
-        rest = {k: v for k, v in checkpoint.items() if k != "state_dict"}
-        tensors = add_prefix(STATE, checkpoint["state_dict"])
-        if with_optimizers:
-            tensors |= add_prefix(FUSED, fused_state(self.fused_optimizer))
-        path = Path(self.broadcast(str(filepath)))
-        self._pending = save_sharded(path, tensors, rest, self._cpu_group, self._checkpoint == "sharded_async")
-        if self._checkpoint == "sharded":
-            self.finish_saving()
-
-    def finish_saving(self) -> None:
-        """Wait until an asynchronous save is on disk.
-
-        Raises:
-            Exception: what the save failed with.
-        """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def remove_checkpoint(self, filepath: Any) -> None:
-        self.finish_saving()
-        super().remove_checkpoint(filepath)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint of either format; a sharded one goes straight into the live tables."""
-        self.finish_saving()
-        if not is_sharded_checkpoint(checkpoint_path):
-            return self.checkpoint_io.load_checkpoint(checkpoint_path)
-        checkpoint = read_rest(checkpoint_path)
-        tensors = add_prefix(STATE, self._module.state_dict())
-        if "optimizer_states" in checkpoint and self._module.trainer.state.fn == TrainerFn.FITTING:
-            tensors |= add_prefix(FUSED, fused_state(self.fused_optimizer))
-        check_sizes(tensor_sizes(checkpoint_path), sizes(tensors), extra=True)
-        load_into(checkpoint_path, tensors, self._cpu_group)
-        return {**checkpoint, "state_dict": None}
-
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        state = checkpoint["state_dict"]
-        if state is None:
-            return
-        check_sizes(sizes(state), sizes(self._module.state_dict()), extra=not strict)
-        # Sharded modules cut their rows out of whole tensors themselves.
-        self._module.load_state_dict(dict(state), strict=strict)
-
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        super().load_optimizer_state_dict(checkpoint)
-        if checkpoint["state_dict"] is not None:
-            load_fused_state(self.fused_optimizer, checkpoint[FUSED_OPTIMIZER_KEY])
-        # Lightning gives loaders their position where it builds them, and a schedule that asks for the number of steps
-        # has had them built before the checkpoint was read.
-        self._module.trainer.fit_loop._load_combined_loader_states()
 
     def teardown(self) -> None:
         """Give the optimizers' memory back, and leave the tables where they are: they may not fit one host."""

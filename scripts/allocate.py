@@ -17,7 +17,7 @@ from lightning_budget.batch import ResponsePrediction
 from lightning_budget.cli.build import check_can_be_made, quiet
 from lightning_budget.errors import InputError
 from lightning_budget.files import write_parquet
-from lightning_budget.models import TARNet
+from lightning_budget.models.tarnet import TARNet
 from lightning_budget.parquet import read_users
 from lightning_budget.schema import DataSchema
 from lightning_budget.table import RCTTable

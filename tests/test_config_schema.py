@@ -20,7 +20,7 @@ from lightning_budget import config_schema
 from lightning_budget.campaign import Campaign
 from lightning_budget.config_schema import EstimatorConfig, ModelConfig, TrainerConfig
 from lightning_budget.estimators import ESTIMATORS
-from lightning_budget.models import MODELS
+from lightning_budget.models.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OPTIONS = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
@@ -137,7 +137,7 @@ def test_values_of_the_wrong_type_are_refused(override: str) -> None:
         composed(override)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "allocate"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "allocate", "export", "plan"])
 def test_every_command_has_a_schema_and_refuses_unknown_keys(name: str) -> None:
     assert (CONFIGS / f"{name}.yaml").is_file()
     schema = OmegaConf.structured(getattr(config_schema, f"{name.capitalize()}Config"))

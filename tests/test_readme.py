@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lightning_budget.campaign import Campaign
-from lightning_budget.models import build_model
+from lightning_budget.models.registry import build_model
 from lightning_budget.parquet import write_users
 from lightning_budget.statistics import DataStatistics
 

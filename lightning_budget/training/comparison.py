@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lightning_budget.batch import ResponsePrediction
-from lightning_budget.models import build_model
+from lightning_budget.models.registry import build_model
 from lightning_budget.training.callbacks import BudgetObjective
 from lightning_budget.training.data import TrialData
 from lightning_budget.training.export import checkpoint_exists

@@ -10,7 +10,8 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lightning_budget.errors import InputError
-from lightning_budget.models import TARNet, build_model
+from lightning_budget.models.registry import build_model
+from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY

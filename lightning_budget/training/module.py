@@ -15,7 +15,8 @@ from torch import Tensor
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.losses.response import response_loss
-from lightning_budget.models import TARNet, build_model
+from lightning_budget.models.registry import build_model
+from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.optimizers import dense_parameters, step_in_backward

@@ -12,7 +12,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
-from lightning_budget.models import TARNet, build_model
+from lightning_budget.models.registry import build_model
+from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 
 SIZES = {"embedding_dim": 3, "dense_hidden": [8], "trunk_hidden": [16, 12], "head_hidden": 4}

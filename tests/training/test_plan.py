@@ -11,7 +11,7 @@ import torch
 from torchrec.distributed.types import ShardingPlan
 
 from lightning_budget.errors import InputError
-from lightning_budget.models import build_model
+from lightning_budget.models.registry import build_model
 from lightning_budget.schema import DataSchema, SparseFeature
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.optimizers import step_in_backward

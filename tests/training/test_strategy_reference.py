@@ -15,7 +15,7 @@ from training_runs import EpochCheckpoints, small_data, small_module, small_trai
 
 from datamodules import RCTDataModule
 from lightning_budget.losses.response import response_loss
-from lightning_budget.models import build_model
+from lightning_budget.models.registry import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.training.export import load_model
 from lightning_budget.training.module import BudgetModule

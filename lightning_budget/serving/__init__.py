@@ -1,0 +1,21 @@
+"""A trained model as plain PyTorch: modules and programs that score users with nothing but torch."""
+
+from lightning_budget.serving.files import load, save
+from lightning_budget.serving.model import Layout, Served, ServingModel
+from lightning_budget.serving.policy import price_treatment
+from lightning_budget.serving.program import export_program, load_program, save_program
+from lightning_budget.serving.tables import FloatTable, Int8Table
+
+__all__ = [
+    "FloatTable",
+    "Int8Table",
+    "Layout",
+    "Served",
+    "ServingModel",
+    "export_program",
+    "load",
+    "load_program",
+    "price_treatment",
+    "save",
+    "save_program",
+]

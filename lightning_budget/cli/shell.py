@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from lightning_budget.cli.composition import check_command_line
 from lightning_budget.cli.folder import discard_unused
 from lightning_budget.errors import InputError
+from lightning_budget.training import watchdog
 
 TRACEBACK = "LIGHTNING_BUDGET_TRACEBACK"
 """Environment variable: set to 1 to see where an input error was raised."""
@@ -68,6 +69,8 @@ def main(config_name: str, config_folder: Path | None = None) -> Callable[[Task]
             except InputError as error:
                 # Caught in here, where Hydra has not yet announced a failed job on stderr.
                 discard_unused()
+                # Outside the trainer too, the other ranks are told, and rank 0 prints for all.
+                watchdog.report(error)
                 _exit_with(error)
 
         @functools.wraps(task)

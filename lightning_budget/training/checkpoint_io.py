@@ -26,6 +26,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         old = target.with_name(f".{target.name}.old")
+        for left in target.parent.glob(f".*.tmp-{target.name}"):
+            # By a process that was killed while it wrote.
+            left.unlink()
         with atomic_path(target) as temporary:
             torch.save(checkpoint, temporary)
             if target.is_dir():

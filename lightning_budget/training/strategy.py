@@ -25,6 +25,7 @@ from torchrec.distributed.types import ShardedModule
 from torchrec.optim.keyed import KeyedOptimizer
 
 from lightning_budget.errors import InputError
+from lightning_budget.training import watchdog
 from lightning_budget.training.checkpointing import ShardCheckpointing
 from lightning_budget.training.optimizers import check_runs_on
 from lightning_budget.training.plan import ShardingConfig, describe_plan, plan_lines, save_plan, sharding_plan
@@ -96,6 +97,15 @@ class TorchRecStrategy(ShardCheckpointing):
         self._init_seed = init_seed
         self._dmp: DistributedModelParallel
         self._start_lr: tuple[float, list[float]]
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        watchdog.watch(self._cpu_group, self.num_nodes)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tell the other ranks, who would wait for this one."""
+        super().on_exception(exception)
+        watchdog.report(exception)
 
     def connect(self, model: LightningModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuse what cannot be honoured before callbacks, which may copy the model, set themselves up."""

@@ -127,8 +127,12 @@ class BatchLoader:
     Not a ``DataLoader`` itself: a trainer would put its own distributed sampler into one.
     """
 
+    # The samplers cut global batches into equal slices, so ranks need not agree on each step's batch.
+    even_over_ranks = True
+
     def __init__(self, table: RCTTable, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False) -> None:
         self.sampler = sampler
+        self.num_workers = num_workers
         self.batch_sampler = None  # Lightning asks for it wherever there is a sampler
         self._loader: DataLoader[RCTBatch] = DataLoader(
             _Batches(table),

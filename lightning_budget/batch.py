@@ -93,6 +93,36 @@ class RCTBatch:
 
         return self._map(cut)
 
+    def filling(self, n: int) -> RCTBatch:
+        """``n`` users that count for nothing: these rows again and again, each marked by ``row`` −1.
+
+        Raises:
+            ValueError: if there is no row to repeat.
+        """
+        return self._repeated(n, 0)
+
+    def padded(self, n: int) -> RCTBatch:
+        """These rows, followed by filling up to ``n``.
+
+        Raises:
+            ValueError: if there are more rows than ``n``, or none to repeat.
+        """
+        if n < len(self):
+            raise ValueError(f"a batch of {len(self)} rows cannot be filled up to {n}")
+        return self._repeated(n, len(self))
+
+    def _repeated(self, n: int, real: int) -> RCTBatch:
+        if n > 0 and len(self) == 0:
+            raise ValueError("a batch of 0 rows has nothing to repeat")
+        position = torch.arange(n, device=self.row.device)
+        index = position % max(1, len(self))
+
+        def take(x: Any) -> Any:
+            return _select_jagged(x, len(self), index) if isinstance(x, KeyedJaggedTensor) else x[index]
+
+        batch = self._map(take)
+        return replace(batch, row=batch.row.where(position < real, -1))
+
 
 def _slice_jagged(sparse: KeyedJaggedTensor, users: int, start: int, stop: int) -> KeyedJaggedTensor:
     # Not by to_dict(), which fails on a batch of no users.
@@ -101,4 +131,14 @@ def _slice_jagged(sparse: KeyedJaggedTensor, users: int, start: int, stop: int) 
     bounds = sparse.offsets()[torch.stack([first + start, first + stop])].T.tolist()
     values = torch.cat([ids[i:j] for i, j in bounds])
     lengths = sparse.lengths().view(len(keys), users)[:, start:stop].flatten()
+    return KeyedJaggedTensor.from_lengths_sync(keys, values, lengths)
+
+
+def _select_jagged(sparse: KeyedJaggedTensor, users: int, index: Tensor) -> KeyedJaggedTensor:
+    keys = sparse.keys()
+    lengths = sparse.lengths().view(len(keys), users)[:, index].flatten()
+    starts = sparse.offsets()[:-1].view(len(keys), users)[:, index].flatten()
+    total = int(lengths.sum())
+    shift = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths, output_size=total)
+    values = sparse.values()[torch.arange(total, device=shift.device) + shift]
     return KeyedJaggedTensor.from_lengths_sync(keys, values, lengths)

@@ -152,6 +152,45 @@ class ExportConfig:
     users: str | None = None
 
 
-_SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "allocate": AllocateConfig, "export": ExportConfig}
+@dataclass
+class SweepConfig:
+    users: list[float] = field(default_factory=lambda: [1e8, 1e9, 1e10])
+    embedding_dim: list[int] = field(default_factory=lambda: [16, 64, 128])
+    ranks: list[int] = field(default_factory=lambda: [8, 64, 256])
+
+
+@dataclass
+class PlanConfig:
+    users: float | None = 1e9
+    embedding_dim: int = 64
+    tables: Any = None
+    precision: str = "fp32"
+    optimizer: str = "rowwise_adagrad"
+    dense_parameters: float = 1e6
+    batch_size: int = 65536
+    ranks: int = 8
+    ranks_per_node: int = 8
+    device: str = "cuda"
+    hbm_gib: float = 80.0
+    node_ddr_gib: float = 2000.0
+    intra_gib_s: float = 600.0
+    inter_gib_s: float = 12.5
+    host_gib_s: float = 32.0
+    sharding: list[str] = field(default_factory=lambda: ["row_wise", "table_wise"])
+    kernels: list[str] = field(default_factory=lambda: ["fused", "fused_uvm", "fused_uvm_caching"])
+    cache_load_factor: float = 0.2
+    output: str | None = None
+    sweep: bool = False
+    grid: SweepConfig = field(default_factory=SweepConfig)
+    picture: str | None = None
+
+
+_SCHEMAS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "allocate": AllocateConfig,
+    "export": ExportConfig,
+    "plan": PlanConfig,
+}
 for _name, _node in _SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)

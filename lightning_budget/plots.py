@@ -187,6 +187,55 @@ def arm_mix(
     return _plain(ax)
 
 
+def bytes_per_rank(
+    ax: Axes,
+    ranks: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    limits: Mapping[str, float],
+) -> Axes:
+    """Bytes that each rank must hold against the number of ranks, and the memory there is; both axes logarithmic.
+
+    Args:
+        ax: drawn on.
+        ranks: ``[R]``, ascending.
+        series: name to bytes per rank, ``[R]``.
+        limits: name to bytes, horizontal lines.
+    """
+    for i, (name, amount) in enumerate(series.items()):
+        ax.plot(ranks, amount, **method_style(i), markersize=4, linewidth=1.6, label=name, zorder=3)
+    for i, (name, limit) in enumerate(limits.items()):
+        ax.axhline(limit, color=GREY, linestyle=LINES[::-1][i % len(LINES)], linewidth=1.2, zorder=1)
+        # Above its line, unless the next line lies close above.
+        below = any(limit < other < 2 * limit for other in limits.values())
+        ax.annotate(
+            name,
+            (ranks[-1], limit),
+            xytext=(0, -2 if below else 2),
+            textcoords="offset points",
+            ha="right",
+            va="top" if below else "bottom",
+            fontsize=8,
+        )
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=10)
+    ax.set_xticks(ranks, [str(r) for r in ranks])
+    low, high = (int(np.floor(np.log2(f(f(a) for a in series.values())))) for f in (min, max))
+    # Powers of two, every second one, are named as people name memory.
+    ticks = [2.0**p for p in range(low - low % 2, high + 3, 2)]
+    ax.set_yticks(ticks, [_binary(t) for t in ticks])
+    ax.set_yticks([], minor=True)
+    ax.set_xlabel("ranks")
+    ax.set_ylabel("bytes per rank")
+    ax.legend(frameon=False, fontsize=9, loc="lower left")
+    return _plain(ax)
+
+
+def _binary(amount: float) -> str:
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    step = min(int(np.log2(amount)) // 10, len(units) - 1)
+    return f"{amount / 1024**step:g} {units[step]}"
+
+
 def _limits(
     curves: Sequence[Curve],
     right: float,

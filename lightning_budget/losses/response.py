@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +16,7 @@ def outcome_loss(predicted: Tensor, observed: Tensor, kind: Outcome, scale: floa
     return ((predicted - observed) / scale).square()
 
 
-def response_loss(
+def response_losses(
     batch: RCTBatch,
     prediction: ResponsePrediction,
     arm_share: Tensor,
@@ -26,7 +25,7 @@ def response_loss(
     value_scale: float,
     cost_scale: float,
 ) -> Tensor:
-    """Mean loss of the given arm, averaged within arms first.
+    """Loss of the given arm of each row, ``[n]``, weighted so that its mean is averaged within arms first.
 
     ``L = (1/K) Σ_i (1/N_{t_i}) [ℓ(y^v_i, v̂_{i,t_i}) + ℓ(y^c_i, ĉ_{i,t_i})]`` over the training data. On a batch of n
     rows this is ``(1/n) Σ_i [...] / (K · share_{t_i})`` with the arms' training shares, which is unbiased and, being a
@@ -47,4 +46,4 @@ def response_loss(
         cost, batch.cost, cost_kind, cost_scale
     )
     weight = 1 / (arm_share.numel() * arm_share[batch.treatment])
-    return torch.mean(weight * loss)
+    return weight * loss

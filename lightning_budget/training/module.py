@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
-from lightning_budget.losses.response import response_loss
+from lightning_budget.losses.response import response_losses
 from lightning_budget.models.registry import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
@@ -104,9 +104,9 @@ class BudgetModule(L.LightningModule):
         assert self.net is not None
         return self.net(batch.dense, batch.sparse)
 
-    def prediction_loss(self, batch: RCTBatch, prediction: ResponsePrediction) -> Tensor:
-        """See :func:`~lightning_budget.losses.response.response_loss`."""
-        return response_loss(
+    def prediction_losses(self, batch: RCTBatch, prediction: ResponsePrediction) -> Tensor:
+        """Of each row, ``[N]``; see :func:`~lightning_budget.losses.response.response_losses`."""
+        return response_losses(
             batch,
             prediction,
             self.arm_share,
@@ -123,7 +123,7 @@ class BudgetModule(L.LightningModule):
 
     def training_step(self, batch: RCTBatch, batch_idx: int) -> Tensor:
         prediction = self(batch)
-        loss = prediction_loss = self.prediction_loss(batch, prediction)
+        loss = prediction_loss = self.prediction_losses(batch, prediction).mean()
         logged = {"train/prediction_loss": prediction_loss}
         for name, term in self.objective_terms.items():
             contribution = term(batch, prediction)
@@ -136,9 +136,12 @@ class BudgetModule(L.LightningModule):
 
     def validation_step(self, batch: RCTBatch, batch_idx: int) -> dict[str, Tensor]:
         prediction = self(batch)
-        if bool((batch.row >= 0).any()):
-            loss = self.prediction_loss(batch, prediction)
-            self.log("val/prediction_loss", loss, batch_size=len(batch), sync_dist=True)
+        real = batch.row >= 0
+        # Stays on the device, and in floating point: Lightning averages integers over ranks rounded down.
+        rows = real.sum(dtype=torch.float64)
+        loss = self.prediction_losses(batch, prediction).where(real, 0).sum() / rows.clamp(min=1)
+        # Logged by every rank, also one with filling alone, which the others would wait for.
+        self.log("val/prediction_loss", loss, batch_size=rows, sync_dist=True)  # type: ignore[arg-type]
         return {"value": prediction.value, "cost": prediction.cost}
 
     def predict_step(self, batch: RCTBatch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,7 +23,7 @@ class EmbeddingOptimizer:
     Attributes:
         kind: class that tags the parameters; defaults: its arguments besides the rate.
         on_cpu: whether FBGEMM has it on CPU.
-        state: per table of R rows and D columns: ``none``, ``row`` (R numbers a slot) or ``element`` (R·D numbers).
+        state: ``none``; ``element``: numbers per weight alone; ``row``: also or only numbers per row.
     """
 
     kind: type[torch.optim.Optimizer]

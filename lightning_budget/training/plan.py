@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -65,7 +66,8 @@ class ShardingConfig:
     Attributes:
         default: for tables not named in ``tables``.
         tables: by name.
-        hbm_gib, ddr_gib: memory per rank on its device and on the host; ``None``: TorchRec's assumption.
+        hbm_gib, ddr_gib: memory per rank on its device and on the host; ``None``: what the
+            device has, and this rank's share of what the host has.
         batch_size: rows of a step per rank, for the planner's buffers.
         plan: a file written by :func:`save_plan`, taken instead of planning.
     """
@@ -153,15 +155,23 @@ def make_plan(
             compute_kernels=list(table.kernels) or (["fused"] if device.type == "cpu" else list(KERNELS)),
             min_partition=table.min_columns,
         )
-    limits = {
-        name: None if gib is None else int(gib * GIB)
-        for name, gib in (("hbm_cap", config.hbm_gib), ("ddr_cap", config.ddr_gib))
-    }
     topology = Topology(
-        world_size=world_size, local_world_size=local_world_size, compute_device=device.type, **cast("Any", limits)
+        world_size=world_size,
+        local_world_size=local_world_size,
+        compute_device=device.type,
+        hbm_cap=_device_memory(device) if config.hbm_gib is None else int(config.hbm_gib * GIB),
+        ddr_cap=_host_memory() // local_world_size if config.ddr_gib is None else int(config.ddr_gib * GIB),
     )
     planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints, batch_size=config.batch_size)
     return planner.plan(module, sharders())
+
+
+def _device_memory(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_states(plan: ShardingPlan, module: nn.Module) -> None:

@@ -27,8 +27,10 @@ from torchrec.optim.keyed import KeyedOptimizer
 from lightning_budget.errors import InputError
 from lightning_budget.training import watchdog
 from lightning_budget.training.checkpointing import ShardCheckpointing
+from lightning_budget.training.even_batches import even_batches
 from lightning_budget.training.optimizers import check_runs_on
 from lightning_budget.training.plan import ShardingConfig, describe_plan, plan_lines, save_plan, sharding_plan
+from lightning_budget.training.prefetch import prefetch
 from lightning_budget.training.sharding import embedding_tables, init_shards_, sharders, table_parameter
 
 AVERAGES = (StochasticWeightAveraging, WeightAveraging)
@@ -95,12 +97,27 @@ class TorchRecStrategy(ShardCheckpointing):
         self._forward_redirection = _ForwardRedirection()
         self._sharding, self._plan_file = sharding or ShardingConfig(), plan_file
         self._init_seed = init_seed
+        self._batches_group: dist.ProcessGroup | None = None
         self._dmp: DistributedModelParallel
         self._start_lr: tuple[float, list[float]]
 
     def setup_environment(self) -> None:
         super().setup_environment()
+        if self._batches_group is None:
+            self._batches_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=self._timeout))
         watchdog.watch(self._cpu_group, self.num_nodes)
+
+    def process_dataloader(self, dataloader: object) -> object:
+        """Ranks do equally many steps on equally large batches: every lookup in a sharded table is a collective.
+
+        On a GPU, batches that are collated in this process are made ready and copied ahead.
+        """
+        assert self._batches_group is not None
+        collates_here = getattr(dataloader, "even_over_ranks", False) and getattr(dataloader, "num_workers", 1) == 0
+        if self.root_device.type == "cuda" and collates_here:
+            # On a CPU the thread would take from the model what it gives.
+            dataloader = prefetch(dataloader, device=self.root_device)
+        return even_batches(dataloader, self._batches_group, self._module.trainer.training)
 
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other ranks, who would wait for this one."""

@@ -14,7 +14,7 @@ from random_trials import random_batch
 from torch import Tensor
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
-from lightning_budget.losses.response import outcome_loss, response_loss
+from lightning_budget.losses.response import outcome_loss, response_losses
 from lightning_budget.schema import Outcome
 
 KINDS: list[Outcome] = ["continuous", "binary"]
@@ -44,7 +44,7 @@ def by_hand(predicted: float, observed: float, kind: Outcome, scale: float) -> f
 
 
 def loss(batch: RCTBatch, prediction: ResponsePrediction, share: Tensor, value: Outcome, cost: Outcome) -> Tensor:
-    return response_loss(batch, prediction, share, value, cost, value_scale=2.5, cost_scale=0.4)
+    return response_losses(batch, prediction, share, value, cost, value_scale=2.5, cost_scale=0.4).mean()
 
 
 @pytest.mark.parametrize("value_kind", KINDS)

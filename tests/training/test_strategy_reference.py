@@ -14,7 +14,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from training_runs import EpochCheckpoints, small_data, small_module, small_trainer
 
 from datamodules import RCTDataModule
-from lightning_budget.losses.response import response_loss
+from lightning_budget.losses.response import response_losses
 from lightning_budget.models.registry import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.training.export import load_model
@@ -62,7 +62,7 @@ def reference(
                 done = max(0, len(losses) - lag) / steps
                 optimizer.param_groups[0]["lr"] = start * (1 + math.cos(math.pi * done)) / 2 if cosine else start
             prediction = net(batch.dense, batch.sparse)
-            loss = response_loss(batch, prediction, module.arm_share, *kinds, *scales)
+            loss = response_losses(batch, prediction, module.arm_share, *kinds, *scales).mean()
             adam.zero_grad()
             adagrad.zero_grad()
             loss.backward()

@@ -6,16 +6,20 @@ part of a campaign of any size is generated alone, in constant memory, with the 
 For the exposure i of user u on a day, to a coupon of face value a_j (a_0 = 0: control)::
 
     dose         h_ij = a_j / (a_j + κ_u)                                  saturating, half effect at face value κ_u
-    purchase     P_ij = σ(base_i + s_i h_ij)
+    purchase     P_ij = σ(b + base_i + s_i h_ij)                           b = purchase_logit
     spend | buy       ~ LogNormal(m_i + g_i h_ij, σ_spend)                 value = spend (0 without purchase)
     redeem | buy      ~ Bernoulli(ρ_ij)                                    cost  = a_j on redemption
     oracle       v_ij = P_ij exp(m_i + g_i h_ij + σ_spend² / 2),  c_ij = a_j P_ij ρ_ij
+
+How much there is to learn from a row hangs on b and σ_spend (``spend_sigma``): the rarer a purchase and the wider the
+spend, the noisier the outcomes. By default about 35 % of exposures end in a purchase, 27 % under control.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -33,7 +37,8 @@ SPLITS = ("train", "val", "test")
 DENSE = ("recency", "log_frequency", "basket", "tenure", "app_minutes", "discount_share", "weekend", "hour")
 CITIES, TIERS, DEVICES, CATEGORIES = 60, 5, 4, 120
 MAX_VIEWED = 8
-SIGMA_SPEND = 0.6
+# Beyond these a trial of this size holds no purchase, or one spend outweighs all others.
+MAX_PURCHASE_LOGIT, MAX_SPEND_SIGMA = 8.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Campaign:
         train_days, val_days, test_days: the splits follow each other in time; users who join after the training days
             are cold in the later splits.
         newcomers: share of users who join on a uniformly random day instead of before the first.
+        purchase_logit: b of the formula above; lower is rarer purchases, hence noisier outcomes.
+        spend_sigma: standard deviation of the logarithm of a purchase's spend; 0 makes it a function of the features
+            and traits.
         uniform: treatments uniformly at random; otherwise loyal tiers get control more often (propensities stay known).
         seed: names the population and all of its draws.
         partition_rows: rows generated at once.
@@ -61,11 +69,20 @@ class Campaign:
     val_days: int = 2
     test_days: int = 2
     newcomers: float = 0.3
+    purchase_logit: float = -1.2
+    spend_sigma: float = 0.6
     uniform: bool = True
     seed: int = 0
     partition_rows: int = 1 << 18
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            given = getattr(self, field.name)
+            if isinstance(field.default, (bool, tuple)):
+                continue
+            wanted, name = (Integral, "a whole number") if isinstance(field.default, int) else (Real, "a number")
+            if not isinstance(given, wanted) or isinstance(given, bool):
+                raise InputError(f"{field.name}={given!r}", name, f"{field.default} is the default")
         for name in (
             "train_rows",
             "val_rows",
@@ -79,7 +96,7 @@ class Campaign:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}", "at least 1", f"raise {name}")
         control, *coupons = self.face_values or (None,)
-        if control != 0 or not coupons or not all(0 < a < math.inf for a in coupons):
+        if control != 0 or not coupons or not all(isinstance(a, Real) and 0 < a < math.inf for a in coupons):
             raise InputError(
                 f"face_values={list(self.face_values)}",
                 "0 for control first, then values above 0",
@@ -89,6 +106,14 @@ class Campaign:
             raise InputError(f"face_values={list(self.face_values)}", "each value once", "remove what is repeated")
         if not 0 <= self.newcomers < 1:
             raise InputError(f"newcomers={self.newcomers}", "a share in [0, 1)", "lower newcomers")
+        if not abs(self.purchase_logit) <= MAX_PURCHASE_LOGIT:
+            raise InputError(
+                f"purchase_logit={self.purchase_logit}",
+                f"-{MAX_PURCHASE_LOGIT:g} to {MAX_PURCHASE_LOGIT:g}",
+                "-1.2 is the default, -2.2 halves the purchases",
+            )
+        if not 0 <= self.spend_sigma <= MAX_SPEND_SIGMA:
+            raise InputError(f"spend_sigma={self.spend_sigma}", f"0 to {MAX_SPEND_SIGMA:g}", "0.6 is the default")
 
     @property
     def schema(self) -> DataSchema:
@@ -191,7 +216,7 @@ class Campaign:
         )
 
         base = (
-            -1.2
+            self.purchase_logit
             + 0.7 * engagement
             + 0.3 * hashed_normal(city, seed, "city_base")
             + 0.25 * weekend
@@ -215,13 +240,13 @@ class Campaign:
         buy = 1 / (1 + np.exp(-(base[:, None] + sensitivity[:, None] * dose)))
         log_mean = log_spend[:, None] + growth[:, None] * dose
         redeem = 1 / (1 + np.exp(-(0.6 + 0.8 * habit[:, None] + 0.08 * face)))
-        true_value = buy * np.exp(log_mean + SIGMA_SPEND**2 / 2)
+        true_value = buy * np.exp(log_mean + self.spend_sigma**2 / 2)
         true_cost = face * buy * redeem
 
         treatment, propensity = self._randomize(rng, tier)
         i = np.arange(n)
         bought = rng.random(n) < buy[i, treatment]
-        value = bought * np.exp(log_mean[i, treatment] + SIGMA_SPEND * rng.standard_normal(n))
+        value = bought * np.exp(log_mean[i, treatment] + self.spend_sigma * rng.standard_normal(n))
         cost = face[treatment] * (bought & (rng.random(n) < redeem[i, treatment]))
 
         def floats(x: Floats) -> torch.Tensor:

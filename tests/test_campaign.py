@@ -234,6 +234,53 @@ def test_coupons_work_and_differ_in_what_they_earn(trial: tuple[Campaign, RCTTab
     assert (lift.std(0) > 0.3 * lift.mean(0)).all()
 
 
+# Noise
+
+
+@pytest.mark.parametrize("purchase_logit", [-2.2, 0.5])
+def test_purchase_logit_shifts_the_logit_of_every_purchase(purchase_logit: float) -> None:
+    usual, other = (replace(LARGE, purchase_logit=b).partition("train", 0) for b in (-1.2, purchase_logit))
+    assert torch.equal(usual.dense, other.dense)
+    assert torch.equal(usual.treatment, other.treatment)
+    assert usual.true_value is not None
+    assert other.true_value is not None
+    assert usual.true_cost is not None
+    assert other.true_cost is not None
+    # All else equal, values are in the ratio r of the probabilities, and odds in the ratio e^d: that gives both.
+    r, e = (other.true_value / usual.true_value).double(), np.exp(purchase_logit + 1.2)
+    buy = (e - r) / (r * (e - 1))
+    assert ((buy > 0) & (buy < 1)).all()
+    torch.testing.assert_close(other.true_cost[:, 1:], (usual.true_cost * r)[:, 1:].float(), rtol=1e-4, atol=0)
+    for table, p in ((usual, buy), (other, buy * r)):
+        chosen = p.gather(1, table.treatment.unsqueeze(1)).squeeze(1)
+        assert abs(z_of_mean((table.value > 0).double() - chosen)) < Z
+
+
+def test_rates_of_purchase_are_as_documented() -> None:
+    for purchase_logit, rate in ((-1.2, 0.352), (-2.2, 0.181)):
+        campaign = replace(LARGE, purchase_logit=purchase_logit, users=20_000, train_rows=10_000)
+        bought = [(replace(campaign, seed=s).partition("train", 0).value > 0).double().mean() for s in range(12)]
+        assert abs(float(torch.stack(bought).mean()) - rate) < 0.01
+
+
+@pytest.mark.parametrize("spend_sigma", [0.0, 0.8])
+def test_spend_sigma_widens_spend_and_leaves_the_rest(spend_sigma: float) -> None:
+    usual, other = (replace(LARGE, spend_sigma=s).partition("train", 0) for s in (0.6, spend_sigma))
+    assert usual.true_value is not None
+    assert other.true_value is not None
+    assert other.true_cost is not None
+    assert torch.equal(usual.cost, other.cost)
+    assert torch.equal(usual.true_cost, other.true_cost)  # type: ignore[arg-type]
+    scale = np.exp((spend_sigma**2 - 0.6**2) / 2)
+    torch.testing.assert_close(other.true_value, usual.true_value * scale, rtol=1e-5, atol=0)
+    bought = usual.value > 0
+    assert torch.equal(bought, other.value > 0)
+    # The same draws ε behind both: log spend is m + σ ε.
+    epsilon = (usual.value[bought].log() - other.value[bought].log()).double() / (0.6 - spend_sigma)
+    assert abs(float(epsilon.mean())) < Z / len(epsilon) ** 0.5
+    assert abs(float(epsilon.std()) - 1) < Z / (2 * len(epsilon)) ** 0.5
+
+
 # Population
 
 
@@ -339,7 +386,7 @@ def test_counts_are_at_least_one(name: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     "face_values",
-    [(), (0.0,), (2.0, 4.0), (2.0, 0.0), (0.0, -1.0), (0.0, 0.0), (0.0, 2.0, 2.0), (0.0, float("nan"))],
+    [(), (0.0,), (2.0, 4.0), (2.0, 0.0), (0.0, -1.0), (0.0, 0.0), (0.0, 2.0, 2.0), (0.0, float("nan")), (0.0, "5")],
     ids=str,
 )
 def test_face_values_are_control_then_distinct_coupons(face_values: tuple[float, ...]) -> None:
@@ -351,3 +398,29 @@ def test_face_values_are_control_then_distinct_coupons(face_values: tuple[float,
 def test_newcomers_are_a_share(newcomers: float) -> None:
     with pytest.raises(InputError, match="newcomers="):
         Campaign(newcomers=newcomers)
+
+
+@pytest.mark.parametrize("purchase_logit", [-8.1, 9.0, float("nan"), float("inf")])
+def test_purchase_logit_is_bounded(purchase_logit: float) -> None:
+    with pytest.raises(InputError, match="purchase_logit="):
+        Campaign(purchase_logit=purchase_logit)
+
+
+@pytest.mark.parametrize("spend_sigma", [-0.1, 2.1, float("nan"), float("inf")])
+def test_spend_sigma_is_bounded(spend_sigma: float) -> None:
+    with pytest.raises(InputError, match="spend_sigma="):
+        Campaign(spend_sigma=spend_sigma)
+
+
+@pytest.mark.parametrize("name", ["train_rows", "users", "seed"])
+@pytest.mark.parametrize("given", ["many", 10.5, True, None], ids=str)
+def test_counts_are_whole_numbers(name: str, given: object) -> None:
+    with pytest.raises(InputError, match=f"{name}={given!r}; allowed: a whole number"):
+        Campaign(**{name: given})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["newcomers", "purchase_logit", "spend_sigma"])
+@pytest.mark.parametrize("given", ["much", True, None], ids=str)
+def test_levers_are_numbers(name: str, given: object) -> None:
+    with pytest.raises(InputError, match=f"{name}={given!r}; allowed: a number"):
+        Campaign(**{name: given})  # type: ignore[arg-type]

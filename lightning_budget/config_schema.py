@@ -97,7 +97,7 @@ class TableShardingConfig:
 @dataclass
 class ShardingConfig:
     default: TableShardingConfig = field(default_factory=TableShardingConfig)
-    tables: dict[str, TableShardingConfig] = field(default_factory=dict)
+    tables: Any = None
     hbm_gib: float | None = None
     ddr_gib: float | None = None
     plan: str | None = None

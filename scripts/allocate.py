@@ -83,8 +83,15 @@ def main(cfg: DictConfig) -> None:
     prediction = predict(model, users, cfg.batch_size, device)
     allocation = allocate(AllocationProblem(prediction.value, prediction.cost, cfg.budget))
     output = Path(cfg.output).expanduser().absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_parquet(as_parquet(allocation, prediction, ids, schema), output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(as_parquet(allocation, prediction, ids, schema), output)
+    except OSError as e:
+        raise InputError(
+            f"output={str(output)!r}: {e.strerror or e}",
+            "a file in a folder that can be written",
+            "give another output=…",
+        ) from e
     counts = torch.bincount(allocation.treatment, minlength=schema.num_treatments).tolist()
     print("Users per treatment: " + ", ".join(f"{n} {c:,}" for n, c in zip(schema.treatments, counts, strict=True)))
     for key, number in allocation.certificate().items():

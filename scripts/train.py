@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def strategy_builder(cfg: DictConfig, datamodule: RCTDataModule) -> Callable[[Pa
     if cfg.trainer.strategy not in ("auto", name):
         raise InputError(f"trainer.strategy={cfg.trainer.strategy!r}", f"auto, {name}", "leave it out")
     settings: dict[str, Any] = OmegaConf.to_container(cfg.get("sharding") or OmegaConf.create(), resolve=True)  # type: ignore[assignment]
-    tables = {table: TableSharding(**s) for table, s in settings.pop("tables", {}).items()}
+    tables = {table: table_sharding(table, s) for table, s in (settings.pop("tables", None) or {}).items()}
     default = TableSharding(**settings.pop("default", {}))
     sharding = ShardingConfig(default, tables, batch_size=datamodule.batch_size, **settings)
 
@@ -110,6 +111,20 @@ def strategy_builder(cfg: DictConfig, datamodule: RCTDataModule) -> Callable[[Pa
 
     strategy(None)
     return strategy
+
+
+def table_sharding(table: str, settings: Any) -> TableSharding:
+    """How one table may be laid out.
+
+    Raises:
+        InputError: for a key that there is not.
+    """
+    names = [f.name for f in fields(TableSharding)]
+    if not isinstance(settings, dict) or set(settings) - set(names):
+        raise InputError(
+            f"sharding.tables.{table}={settings}", ", ".join(names), f"write +sharding.tables.{table}.types=[row_wise]"
+        )
+    return TableSharding(**settings)
 
 
 def publish(checkpoint: Path, target: Path) -> None:

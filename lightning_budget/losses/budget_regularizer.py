@@ -105,9 +105,9 @@ def budget_grid(fractions: Sequence[float], free_spend: float) -> Tensor:
     """
     for f in fractions:
         if not 0 < f <= 1:
-            raise InputError(f"budget fraction {f}", "(0, 1] of the free optimum's spend", "mend objective.budgets")
+            raise InputError(f"budget fraction {f}", "(0, 1] of the free optimum's spend", "mend budgets")
     if not fractions:
-        raise InputError("no budget fractions", "at least one in (0, 1]", "set objective.budgets=[0.1,0.3]")
+        raise InputError("no budget fractions", "at least one in (0, 1]", "set budgets=[0.1,0.3]")
     if not 0 < free_spend < math.inf:
         raise InputError(
             f"the free optimum spends {free_spend:g} per user",

@@ -118,7 +118,13 @@ def _all(report: Report) -> RenderableType:
 def _empty(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i != 1, overflow="fold")
+        table.add_column(
+            name,
+            justify="left" if i < 2 else "right",
+            no_wrap=i != 1,
+            overflow="fold",
+            min_width=10 if i == 1 else None,
+        )
     return table
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 
-from lightning_budget.atomic import atomic_path
+from lightning_budget.atomic import atomic_path, sync_path
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,6 +32,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_path(target) as temporary:
             torch.save(checkpoint, temporary)
             if target.is_dir():
+                # Its place is free for an instant only: what takes it is on disk already.
+                sync_path(temporary)
                 target.rename(old)
         shutil.rmtree(old, ignore_errors=True)
 

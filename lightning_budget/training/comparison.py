@@ -74,7 +74,7 @@ def check_recipe(recipe: Recipe, datamodule: TrialData, baseline: bool = True, f
     described = build_model(module.hparams["model"], module.schema, module.statistics, "meta")
     if described.sparse_arch is not None:
         step_in_backward(described.sparse_arch, 1.0, module.hparams["embedding_optimizer"])
-        strategy.refuse_what_the_device_lacks(described)
+        strategy.refuse_what_cannot_be_laid_out(described)
     if recipe.objective is not None:
         recipe.objective()
     datamodule.train_dataloader()

@@ -90,7 +90,7 @@ def build_trainer(arguments: dict[str, Any], **extra: Any) -> L.Trainer:
     """
     try:
         return L.Trainer(**{**arguments, **extra})
-    except (MisconfigurationException, ValueError) as e:
+    except (MisconfigurationException, ValueError, TypeError) as e:
         raise InputError(f"trainer: {e}", "arguments that fit this machine", "mend the trainer.* override") from e
 
 

@@ -101,25 +101,11 @@ def sharding_plan(
     Raises:
         InputError: on all ranks, if on any rank no plan keeps to ``config``.
     """
-    if not list(embedding_tables(module)):
-        return ShardingPlan({})
     plan, error = None, None
     try:
-        plan = (
-            load_plan(Path(config.plan), module, device, world_size)
-            if config.plan is not None
-            else make_plan(module, config, device, world_size, local_world_size)
-        )
-        check_states(plan, module)
+        plan = plan_here(module, config, device, world_size, local_world_size)
     except InputError as e:
         error = e
-    except Exception as e:
-        reason = next((line for line in str(e).splitlines() if line.strip()), "no reason given")
-        error = InputError(
-            f"no sharding plan for {world_size} processes ({type(e).__name__}: {reason})",
-            "tables that fit sharding.hbm_gib (GPU) or sharding.ddr_gib (CPU) of every rank",
-            "use more processes, or allow row_wise, or fused_uvm_caching on GPU",
-        )
     errors: list[InputError | None] = [None] * world_size
     dist.all_gather_object(errors, error, group=group)
     if first := next((e for e in errors if e), None):
@@ -128,6 +114,35 @@ def sharding_plan(
     dist.broadcast_object_list(plans, src=0, group=group)
     assert plans[0] is not None
     return plans[0]
+
+
+def plan_here(
+    module: nn.Module, config: ShardingConfig, device: torch.device, world_size: int, local_world_size: int
+) -> ShardingPlan:
+    """The plan as this process makes or reads it, without the others; arguments as :func:`sharding_plan`.
+
+    Raises:
+        InputError: if no plan keeps to ``config``.
+    """
+    if not list(embedding_tables(module)):
+        return ShardingPlan({})
+    try:
+        plan = (
+            load_plan(Path(config.plan), module, device, world_size)
+            if config.plan is not None
+            else make_plan(module, config, device, world_size, local_world_size)
+        )
+    except InputError:
+        raise
+    except Exception as e:
+        reason = next((line for line in str(e).splitlines() if line.strip()), "no reason given").strip()
+        raise InputError(
+            f"no sharding plan for {world_size} processes ({type(e).__name__}: {reason})",
+            "tables that fit sharding.hbm_gib (GPU) or sharding.ddr_gib (CPU) of every rank",
+            "use more processes, or allow row_wise, or fused_uvm_caching on GPU",
+        ) from e
+    check_states(plan, module)
+    return plan
 
 
 def make_plan(

@@ -29,7 +29,14 @@ from lightning_budget.training import watchdog
 from lightning_budget.training.checkpointing import ShardCheckpointing
 from lightning_budget.training.even_batches import even_batches
 from lightning_budget.training.optimizers import check_runs_on
-from lightning_budget.training.plan import ShardingConfig, describe_plan, plan_lines, save_plan, sharding_plan
+from lightning_budget.training.plan import (
+    ShardingConfig,
+    describe_plan,
+    plan_here,
+    plan_lines,
+    save_plan,
+    sharding_plan,
+)
 from lightning_budget.training.prefetch import prefetch
 from lightning_budget.training.sharding import embedding_tables, init_shards_, sharders, table_parameter
 
@@ -183,18 +190,22 @@ class TorchRecStrategy(ShardCheckpointing):
                 "take it out",
             )
 
-    def refuse_what_the_device_lacks(self, module: nn.Module) -> None:
-        """Called before tables are sharded.
+    def refuse_what_cannot_be_laid_out(self, module: nn.Module) -> None:
+        """Asked of a module with tables on ``meta``, before there are other ranks.
 
         Raises:
-            InputError: for a table whose optimizer does not exist on this rank's device.
+            InputError: for a table whose optimizer does not exist on this device, or if no plan fits.
         """
+        self._check_devices(module)
+        plan_here(module, self._sharding, self.root_device, self.num_nodes * self.num_processes, self.num_processes)
+
+    def _check_devices(self, module: nn.Module) -> None:
         for path, config in embedding_tables(module):
             check_runs_on(table_parameter(module, path, config), config.name, self.root_device)
 
     def _shard(self, module: LightningModule) -> None:
         tables = list(embedding_tables(module))
-        self.refuse_what_the_device_lacks(module)
+        self._check_devices(module)
         plan = sharding_plan(
             module, self._sharding, self.root_device, self.world_size, self.num_processes, self._cpu_group
         )

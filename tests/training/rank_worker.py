@@ -28,9 +28,8 @@ class Losses(L.Callback):
         self.losses: dict[int, float] = {}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        loss = outputs["loss"].detach().clone()
-        dist.all_reduce(loss)
-        self.losses[trainer.global_step - 1] = float(loss) / trainer.world_size
+        loss = trainer.strategy.reduce(outputs["loss"].detach().clone())
+        self.losses[trainer.global_step - 1] = float(loss)
 
 
 class SaveAt(L.Callback):
@@ -51,14 +50,14 @@ class SaveAt(L.Callback):
 def run_job(job: dict[str, Any]) -> None:
     data = small_data()
     module = small_module(data, **job.get("module", {}))
+    columns = 4 if job["types"] == ["column_wise"] else None
     sharding = ShardingConfig(
-        TableSharding(job["types"], min_columns=4 if job["types"] == ["column_wise"] else None), plan=job.get("plan")
+        TableSharding(job["types"], min_columns=columns), plan=job.get("plan"), ddr_gib=job.get("ddr_gib")
     )
     strategy = TorchRecStrategy(
         sharding=sharding,
         checkpoint=job.get("format", "full"),
         plan_file=job.get("plan_file"),
-        process_group_backend="gloo",
     )
     losses = Losses()
     callbacks: list[L.Callback] = [losses]
@@ -70,7 +69,7 @@ def run_job(job: dict[str, Any]) -> None:
         strategy=strategy,
         devices=int(os.environ["LOCAL_WORLD_SIZE"]),
         limit_val_batches=0,
-        **job.get("trainer", {}),
+        accelerator=job.get("accelerator", "cpu"),
     )
     trainer.fit(module, data, ckpt_path=job.get("resume"))
     if "result" in job:

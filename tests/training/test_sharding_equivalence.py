@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_runs import assert_same_weights, losses, run_jobs
+from distributed_runs import assert_same_weights, finish, losses, run_jobs, start_ranks
 
 WORLDS = (1, 2, 4)
 STEPS, SAVED = 16, 11
@@ -101,6 +101,16 @@ def test_a_plan_is_saved_and_taken_again(runs: dict[int, Path], world: int) -> N
         assert len(table["shards"]) == world
         assert sum(s["sizes"][0] for s in table["shards"]) == table["rows"]
     assert losses(runs[world], "planned") == losses(runs[world], "row_wise")
+
+
+def test_every_rank_is_told_that_nothing_fits(tmp_path: Path) -> None:
+    described = {**job("tight", "table_wise", ddr_gib=1e-6), "folder": str(tmp_path)}
+    (tmp_path / "jobs.json").write_text(json.dumps([described]))
+    processes = start_ranks(2, "rank_worker.py", str(tmp_path / "jobs.json"))
+    outputs = finish(processes, timeout=60)
+    assert all(p.returncode for p in processes)
+    assert all("no sharding plan for 2 processes" in o for o in outputs[:1])
+    assert all("Timeout" not in o for o in outputs)
 
 
 def test_checkpoints_hold_versions_and_position(runs: dict[int, Path]) -> None:

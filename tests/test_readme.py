@@ -13,12 +13,14 @@ import torch
 from lightning_budget.campaign import Campaign
 from lightning_budget.models.registry import build_model
 from lightning_budget.parquet import write_users
+from lightning_budget.serving import save_program
 from lightning_budget.statistics import DataStatistics
+from lightning_budget.training.serving_export import to_serving
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_plain_pytorch_example(tmp_path: Path) -> None:
+def test_examples(tmp_path: Path) -> None:
     campaign = Campaign(train_rows=500, val_rows=10, test_rows=10, users=50)
     table, schema = campaign.partition("train", 0), campaign.schema
     statistics = DataStatistics.from_table(table, schema)
@@ -34,18 +36,21 @@ def test_plain_pytorch_example(tmp_path: Path) -> None:
         run / "best.ckpt",
     )
     write_users(table.select(torch.arange(100)), schema, run / "example_users.parquet")
+    (run / "export").mkdir()
+    save_program(to_serving(net, schema, statistics.to_dict()), run / "export" / "model.pt2")
 
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
-    # Serving has no trainer: neither Lightning nor Hydra may be needed.
-    code = "import sys\nsys.modules.update(lightning=None, hydra=None)\n" + blocks[0]
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "100 users" in done.stdout
+    assert len(blocks) == 2
+    # Serving has no trainer, and a program not even this library.
+    absent = ("lightning=None, hydra=None", "lightning=None, hydra=None, torchrec=None, lightning_budget=None")
+    for block, names, printed in zip(blocks, absent, ("100 users", "['"), strict=True):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys\nsys.modules.update({names})\n{block}"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert printed in done.stdout

@@ -157,4 +157,20 @@ class ShardCheckpointing(DDPStrategy):
             load_fused_state(self.fused_optimizer, checkpoint[FUSED_OPTIMIZER_KEY])
         # Lightning gives loaders their position where it builds them, and a schedule that asks for the number of steps
         # has had them built before the checkpoint was read.
-        self._module.trainer.fit_loop._load_combined_loader_states()
+        fit_loop = self._module.trainer.fit_loop
+        fit_loop._load_combined_loader_states()
+        _end_the_epoch_of_its_last_batch(fit_loop)
+
+
+def _end_the_epoch_of_its_last_batch(fit_loop: Any) -> None:
+    """Take a checkpoint written after an epoch's last batch as one of the epoch's end; its validation is left out.
+
+    Lightning would take the next epoch for the rest of this one: its start is told to nobody, and the position in it is
+    lost at the checkpoint after.
+    """
+    batches, epochs = fit_loop.epoch_loop.batch_progress, fit_loop.epoch_progress
+    if batches.is_last_batch and epochs.current.processed == epochs.current.ready - 1:
+        batches.increment_completed()
+        epochs.increment_processed()
+        # Counted anew by the setter: nothing is left of the epoch.
+        fit_loop.restarting = True

@@ -21,7 +21,10 @@ import time
 from pathlib import Path
 from queue import Empty, Queue
 
+import machine
 import torch
+
+from lightning_budget.atomic import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ("full", "sharded", "sharded_async")
@@ -117,13 +120,17 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three kills")
     arguments = parser.parse_args()
     kills = 3 if arguments.quick else arguments.kills
-    rng, faults = random.Random(arguments.seed), []
+    rng, faults, told = random.Random(arguments.seed), [], []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        print(line, flush=True)
+
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = Path(temporary) / "whole", Path(temporary) / "killed"
         reference = Run(whole, "full")
-        print(
+        tell(
             "| kill | steps | of rank | during | format | others ended after | they said |\n" + "|---" * 7 + "|",
-            flush=True,
         )
         for i in range(kills):
             checkpoint, rank = FORMATS[i % 3], rng.randrange(2)
@@ -146,7 +153,7 @@ def main() -> int:
                 print("\n".join(run.lines[-15:]))
             steps = [int(line.split()[1]) for line in run.lines if re.fullmatch(r"step \d+", line)]
             did = f"{steps[0]} … {steps[-1]}" if steps else ""
-            print(f"| {i + 1} | {did} | {rank} | {during} | {checkpoint} | {seconds} | {said} |", flush=True)
+            tell(f"| {i + 1} | {did} | {rank} | {during} | {checkpoint} | {seconds} | {said} |")
         finish(reference)
         finish(Run(killed, "full"))
         expected, got = losses(whole), losses(killed)
@@ -156,7 +163,7 @@ def main() -> int:
         a, b = tensors(whole / "end.ckpt"), tensors(killed / "end.ckpt")
         apart = max(float((a[k].nan_to_num() - b[k].nan_to_num()).abs().max()) for k in a)
         again = (killed / "losses.jsonl").read_text().count("\n") - len(expected)
-        print(
+        tell(
             f"\n{len(expected)} steps, {again} of them computed again. Largest difference to the uninterrupted run: "
             f"{worst:.1e} in the losses, {apart:.1e} in tables, dense weights and optimizer states."
         )
@@ -165,7 +172,11 @@ def main() -> int:
         left = [p.name for p in killed.iterdir() if ".tmp-" in p.name or p.suffix == ".old"]
         if left:
             faults.append(f"left behind: {left}")
-    print(f"falls short: {'; '.join(faults)}" if faults else "holds")
+    tell(f"\n{machine.hardware()}; {machine.versions()}\n")
+    tell(f"falls short: {'; '.join(faults)}" if faults else "holds")
+    if not arguments.quick:
+        with atomic_path(machine.result_file(ROOT / "benchmarks" / "results", "kill_and_resume")) as path:
+            path.write_text("\n".join(["# Ranks killed at random moments", "", *told, ""]))
     return 1 if faults else 0
 
 

@@ -76,7 +76,7 @@ class TrainerConfig:
     gradient_clip_algorithm: str | None = None
     deterministic: Any = None
     benchmark: bool | None = None
-    inference_mode: bool = True
+    inference_mode: bool = False  # FBGEMM's lookups have no kernel for it; gloo runs never use it
     use_distributed_sampler: bool = True
     profiler: str | None = None
     detect_anomaly: bool = False
@@ -101,6 +101,7 @@ class ShardingConfig:
     hbm_gib: float | None = None
     ddr_gib: float | None = None
     plan: str | None = None
+    pipeline: bool = False
 
 
 @dataclass

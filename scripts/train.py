@@ -103,11 +103,13 @@ def strategy_builder(cfg: DictConfig, datamodule: RCTDataModule) -> Callable[[Pa
         raise InputError(f"trainer.strategy={cfg.trainer.strategy!r}", f"auto, {name}", "leave it out")
     settings: dict[str, Any] = OmegaConf.to_container(cfg.get("sharding") or OmegaConf.create(), resolve=True)  # type: ignore[assignment]
     tables = {table: table_sharding(table, s) for table, s in (settings.pop("tables", None) or {}).items()}
-    default = TableSharding(**settings.pop("default", {}))
+    default, pipeline = TableSharding(**settings.pop("default", {})), settings.pop("pipeline", False)
     sharding = ShardingConfig(default, tables, batch_size=datamodule.batch_size, **settings)
 
     def strategy(plan_file: Path | None) -> TorchRecStrategy:
-        return TorchRecStrategy(sharding=sharding, checkpoint=cfg.get("checkpoint", "full"), plan_file=plan_file)
+        return TorchRecStrategy(
+            sharding=sharding, checkpoint=cfg.get("checkpoint", "full"), pipeline=pipeline, plan_file=plan_file
+        )
 
     strategy(None)
     return strategy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -124,15 +124,24 @@ class BudgetModule(L.LightningModule):
     def training_step(self, batch: RCTBatch, batch_idx: int) -> Tensor:
         prediction = self(batch)
         loss = prediction_loss = self.prediction_losses(batch, prediction).mean()
-        logged = {"train/prediction_loss": prediction_loss}
+        losses = {"prediction_loss": prediction_loss}
         for name, term in self.objective_terms.items():
             contribution = term(batch, prediction)
             if contribution is not None:
                 loss = loss - contribution
-                logged[f"train/{name}"] = contribution
-        logged["train/loss"] = loss
-        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch), sync_dist=True)
+                losses[name] = contribution
+        self._log_losses({**losses, "loss": loss}, len(batch))
         return loss
+
+    def _log_losses(self, losses: Mapping[str, Tensor], rows: int) -> None:
+        """Means of the epoch, reduced over ranks at its end; of a step only where it is logged, in one reduction."""
+        means = {f"train/{name}_epoch": loss for name, loss in losses.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=rows, sync_dist=True)
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  # the trainer's arguments
+        if every and (self.global_step + 1) % every == 0:
+            step = self.trainer.strategy.reduce(torch.stack([loss.detach() for loss in losses.values()]))
+            named = zip(losses, cast(Tensor, step), strict=True)
+            self.log_dict({f"train/{name}_step": loss for name, loss in named}, on_step=True, on_epoch=False)
 
     def validation_step(self, batch: RCTBatch, batch_idx: int) -> dict[str, Tensor]:
         prediction = self(batch)

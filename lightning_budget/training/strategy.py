@@ -29,6 +29,7 @@ from lightning_budget.training import watchdog
 from lightning_budget.training.checkpointing import ShardCheckpointing
 from lightning_budget.training.even_batches import even_batches
 from lightning_budget.training.optimizers import check_runs_on
+from lightning_budget.training.pipeline import pipelined
 from lightning_budget.training.plan import (
     ShardingConfig,
     describe_plan,
@@ -77,6 +78,8 @@ class TorchRecStrategy(ShardCheckpointing):
         checkpoint: ``full``: one file of whole, plain tensors, gathered on rank 0; ``sharded``: a folder that all ranks
             write in parallel, for tables that one host cannot hold; ``sharded_async``: the same while training goes on.
             Either can be resumed whatever this is.
+        pipeline: send a batch's ids while the one before computes; the numbers stay the same. Meant for several GPUs,
+            where it has not been run; on CPU it changes nothing.
         plan_file: where the plan is written as JSON, to be read with ``ShardingConfig(plan=…)``.
         init_seed: start of every table row, with the table's name and the row's number; ``None``: the module's
             hyperparameter ``seed``, else 0.
@@ -95,6 +98,7 @@ class TorchRecStrategy(ShardCheckpointing):
         *args: Any,
         sharding: ShardingConfig | None = None,
         checkpoint: str = "full",
+        pipeline: bool = False,
         plan_file: str | Path | None = None,
         init_seed: int | None = None,
         timeout: timedelta = timedelta(minutes=10),
@@ -103,7 +107,7 @@ class TorchRecStrategy(ShardCheckpointing):
         super().__init__(*args, checkpoint=checkpoint, timeout=timeout, **kwargs)
         self._forward_redirection = _ForwardRedirection()
         self._sharding, self._plan_file = sharding or ShardingConfig(), plan_file
-        self._init_seed = init_seed
+        self._init_seed, self._pipeline = init_seed, pipeline
         self._batches_group: dist.ProcessGroup | None = None
         self._dmp: DistributedModelParallel
         self._start_lr: tuple[float, list[float]]
@@ -124,7 +128,9 @@ class TorchRecStrategy(ShardCheckpointing):
         if self.root_device.type == "cuda" and collates_here:
             # On a CPU the thread would take from the model what it gives.
             dataloader = prefetch(dataloader, device=self.root_device)
-        return even_batches(dataloader, self._batches_group, self._module.trainer.training)
+        training = self._module.trainer.training
+        loader = even_batches(dataloader, self._batches_group, training)
+        return pipelined(loader, self._module, self.root_device) if self._pipeline and training else loader
 
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other ranks, who would wait for this one."""

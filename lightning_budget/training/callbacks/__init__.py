@@ -3,5 +3,6 @@
 from lightning_budget.training.callbacks.allocation_metrics import AllocationMetrics
 from lightning_budget.training.callbacks.budget_objective import BudgetObjective
 from lightning_budget.training.callbacks.epoch_lines import EpochLines
+from lightning_budget.training.callbacks.throughput import Throughput
 
-__all__ = ["AllocationMetrics", "BudgetObjective", "EpochLines"]
+__all__ = ["AllocationMetrics", "BudgetObjective", "EpochLines", "Throughput"]

@@ -10,8 +10,8 @@ import torch
 from training_runs import small_data, small_module, small_trainer
 
 from lightning_budget.errors import InputError
-from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.fit_check import check_same_model
+from lightning_budget.training.module import BudgetModule
 
 
 class Greedy(BudgetModule):

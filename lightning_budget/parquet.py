@@ -163,7 +163,7 @@ def _treatment(file: File, columns: TableColumns) -> NDArray[np.int64]:
     arms = {label: i for i, label in enumerate(columns.arms)}
     for name in labels.names:
         if name and name not in arms:
-            close = get_close_matches(name, arms, n=1, cutoff=0.8)
+            close = get_close_matches(name, arms, n=1, cutoff=0.7)
             fix = f"spell {close[0]!r} as in the file" if close else "add it to arms, or drop its rows"
             raise column.error(f"has the unknown arm {name!r}", ", ".join(map(repr, arms)), fix)
     return labels.take([arms.get(n, -1) for n in labels.names], -1, np.int64)

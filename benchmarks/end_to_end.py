@@ -1,7 +1,8 @@
 """End-to-end minus two-stage in true value, over seeds of the embedded campaign: ``python benchmarks/end_to_end.py``.
 
 Every seed is another population, another trial and another start. Both methods of a seed share them, the number of
-epochs and the selection of the checkpoint on validation EOM; the oracle of the test split is only read here.
+epochs and the selection of the checkpoint, on validation EOM over the second half of the epochs; the oracle of the test
+split is only read here.
 
 The claim is examined at two levels of outcome noise with the same settings: the default campaign, and the ``noisy`` one
 where purchases are half as frequent and spend is wider. The verdict of each stands beside that of the other.

@@ -36,7 +36,7 @@ class Recipe:
         loggers: for a phase.
         strategy: builds the strategy, given where it writes its sharding plan (``None``: nowhere).
         trainer: the other arguments of Lightning's Trainer.
-        monitor: metric that selects the checkpoint, the larger the better.
+        monitor: metric that selects the checkpoint from the second half of the epochs, the larger the better.
     """
 
     module: Callable[[], BudgetModule]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -22,6 +23,7 @@ from lightning_budget.training.export import checkpoint_exists
 from lightning_budget.training.fit_check import check_same_model
 from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.predict import Part, in_table_order
+from lightning_budget.training.selection import first_candidate
 
 DONE = "done.json"
 
@@ -40,7 +42,7 @@ class Phase:
 
     @property
     def best(self) -> Path:
-        """Checkpoint of the epoch with the best validation metric."""
+        """Checkpoint with the best validation metric among the epochs that compete, those of the second half."""
         return self.folder / "best.ckpt"
 
     @property
@@ -69,6 +71,18 @@ class _Checkpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
 
+class _Best(_Checkpoint):
+    """The best of the epochs that compete; until one does, the best so far, for a run that is cut off before."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == first_candidate(trainer):
+            self.best_k_models = {}
+            self.best_model_path = self.kth_best_model_path = ""
+            self.best_model_score = None
+            self.kth_value = torch.tensor(-torch.inf)
+        super().on_train_epoch_end(trainer, pl_module)
+
+
 def checkpoints(phase: Phase, monitor: str) -> list[ModelCheckpoint]:
     """The best and the last checkpoint, under fixed names, each replaced in one step after every epoch."""
     common: dict[str, Any] = {
@@ -76,7 +90,7 @@ def checkpoints(phase: Phase, monitor: str) -> list[ModelCheckpoint]:
         "save_on_train_epoch_end": True,
         "enable_version_counter": False,
     }
-    best = _Checkpoint(filename="best", monitor=monitor, mode="max", save_top_k=1, **common)
+    best = _Best(filename="best", monitor=monitor, mode="max", save_top_k=1, **common)
     # Monitored by the epoch, so that one file is kept and it is the newest.
     last = _Checkpoint(filename="last", monitor="epoch", mode="max", save_top_k=1, **common)
     return [best, last]

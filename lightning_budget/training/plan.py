@@ -166,7 +166,7 @@ def make_plan(
     for name in names:
         table = config.tables.get(name, config.default)
         constraints[name] = ParameterConstraints(
-            sharding_types=list(table.types),
+            sharding_types=_types(table.types, world_size),
             compute_kernels=list(table.kernels) or (["fused"] if device.type == "cpu" else list(KERNELS)),
             min_partition=table.min_columns,
         )
@@ -179,6 +179,11 @@ def make_plan(
     )
     planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints, batch_size=config.batch_size)
     return planner.plan(module, sharders())
+
+
+def _types(types: Sequence[str], world_size: int) -> list[str]:
+    # A single process has nothing to send, and whole tables spare it the cutting by rows.
+    return ["table_wise"] if world_size == 1 and "table_wise" in types else list(types)
 
 
 def _device_memory(device: torch.device) -> int | None:

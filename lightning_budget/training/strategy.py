@@ -16,6 +16,7 @@ from lightning.pytorch.overrides.distributed import prepare_for_backward
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.strategies.ddp import _DDPForwardRedirection
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -163,12 +164,23 @@ class TorchRecStrategy(ShardCheckpointing):
             self._check_optimizers()
         self.setup_precision_plugin()
         if fitting:
+            self._ask_for_sigterm_on_the_host(trainer)
             _optimizers_to_device(self.optimizers, self.root_device)
             group = self.optimizers[0].param_groups[0]
             self._start_lr = (
                 group.get("initial_lr", group["lr"]),
                 [g["lr"] for g in self.fused_optimizer.param_groups],
             )
+
+    def _ask_for_sigterm_on_the_host(self, trainer: Trainer) -> None:
+        # Before every step Lightning asks rank 0 whether to end, by a tensor on the device that the host waits for.
+        def ask() -> None:
+            flag = torch.tensor([int(trainer.received_sigterm)])
+            dist.broadcast(flag, src=0, group=self._batches_group)
+            if flag.item():
+                raise SIGTERMException
+
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = ask
 
     def refuse_what_in_backward_cannot_do(self, trainer: Trainer) -> None:
         """Called before training starts.

@@ -69,6 +69,14 @@ def test_never_data_parallel_left_alone() -> None:
     assert {t["sharding"] for t in layout(ShardingConfig()).values()} <= {"row_wise", "table_wise"}
 
 
+def test_one_process_cuts_nothing() -> None:
+    module = described()
+    tables = list(embedding_tables(module))
+    for types, expected in ((["row_wise", "table_wise"], "table_wise"), (["row_wise"], "row_wise")):
+        made = describe_plan(plan(ShardingConfig(TableSharding(types)), module, world_size=1), tables)
+        assert {t["sharding"] for t in made} == {expected}
+
+
 def test_lines_for_people() -> None:
     module = described()
     tables = list(embedding_tables(module))

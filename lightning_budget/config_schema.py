@@ -76,7 +76,7 @@ class TrainerConfig:
     gradient_clip_algorithm: str | None = None
     deterministic: Any = None
     benchmark: bool | None = None
-    inference_mode: bool = False  # FBGEMM's lookups have no kernel for it; gloo runs never use it
+    inference_mode: bool = True
     use_distributed_sampler: bool = True
     profiler: str | None = None
     detect_anomaly: bool = False

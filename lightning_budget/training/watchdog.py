@@ -96,7 +96,8 @@ class Watchdog:
         if kind == INTERRUPTED:
             self._own_way.set()
             return
-        self._decided.wait(SETTLE + 2)
+        # Rank 0 speaks for all whose input was refused, and may be busy.
+        self._decided.wait(SETTLE + (PATIENCE if kind == REFUSED else 2))
         cause = self._cause
         if cause is not None and cause.kind == kind == REFUSED:
             if self.rank != 0:

@@ -72,7 +72,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         ("trainer.devices=0", "devices"),
         ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2"),
         ("trainer.strategy=torchrecc", "torchrecc"),
-        ("trainer.strategy=ddp", "trainer.strategy='ddp'; allowed: torchrec"),
+        ("trainer.strategy=ddp", "trainer.strategy='ddp'; allowed: auto, torchrec"),
         ("model.dense_hidden=[]", "model.dense_hidden=[]"),
         ("model.dropout=1", "model.dropout=1"),
         ("trainer.precision=17", "17"),
@@ -179,7 +179,7 @@ def test_checkpoints_that_cannot_be_used(checkpoint: Path, refused: Refused) -> 
     wrong["state_dict"]["net.value_heads.bias"] = torch.zeros(99)
     torch.save(wrong, run / "shape.ckpt")
     for name, message in (
-        ("missing.ckpt", "is not a file"),
+        ("missing.ckpt", "is not there, or not whole"),
         ("truncated.ckpt", "cannot be read"),
         ("empty.ckpt", "cannot be read"),
         ("foreign.ckpt", "names no schema"),

@@ -144,13 +144,19 @@ class BudgetModule(L.LightningModule):
             self.log_dict({f"train/{name}_step": loss for name, loss in named}, on_step=True, on_epoch=False)
 
     def validation_step(self, batch: RCTBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: RCTBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: RCTBatch, split: str) -> dict[str, Tensor]:
         prediction = self(batch)
         real = batch.row >= 0
         # Stays on the device, and in floating point: Lightning averages integers over ranks rounded down.
         rows = real.sum(dtype=torch.float64)
         loss = self.prediction_losses(batch, prediction).where(real, 0).sum() / rows.clamp(min=1)
         # Logged by every rank, also one with filling alone, which the others would wait for.
-        self.log("val/prediction_loss", loss, batch_size=rows, sync_dist=True)  # type: ignore[arg-type]
+        self.log(f"{split}/prediction_loss", loss, batch_size=rows, sync_dist=True)  # type: ignore[arg-type]
         return {"value": prediction.value, "cost": prediction.cost}
 
     def predict_step(self, batch: RCTBatch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:

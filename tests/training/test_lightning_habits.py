@@ -94,6 +94,9 @@ def test_validate_test_and_fit_again(tmp_path: Path) -> None:
     trainer.fit(module, data)
     after_fit = float(trainer.callback_metrics[MONITOR])
     assert trainer.validate(module, data, verbose=False)[0][MONITOR] == pytest.approx(after_fit)
+    tested = trainer.test(module, data, verbose=False)[0]["test/prediction_loss"]
+    validated = trainer.validate(module, data.test_dataloader(), verbose=False)[0]["val/prediction_loss"]
+    assert tested == pytest.approx(validated, rel=1e-6)
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, data)
     assert trainer.global_step == 24

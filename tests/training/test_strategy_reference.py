@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from lightning_budget.training.export import load_model
 from lightning_budget.training.module import BudgetModule
 
 EPOCHS = 2
+PLAIN: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "rowwise_adagrad": partial(RowWiseAdagrad, eps=1e-8),
+    "adagrad": partial(torch.optim.Adagrad, eps=1e-8),
+    "sgd": torch.optim.SGD,
+}
 
 
 class Losses(L.Callback):
@@ -48,7 +55,8 @@ def reference(
     tables = list(net.sparse_arch.parameters())
     dense = [p for p in net.parameters() if all(p is not t for t in tables)]
     adam = torch.optim.Adam(dense, lr=module.hparams["lr"])
-    adagrad = RowWiseAdagrad(tables, lr=module.hparams["embedding_lr"], eps=1e-8)
+    kind = PLAIN[module.hparams["embedding_optimizer"]]
+    in_tables = kind(tables, lr=module.hparams["embedding_lr"])
     loader = data.train_dataloader()
     steps, losses = EPOCHS * len(loader), []
     cosine = module.hparams["schedule"] == "cosine"
@@ -57,19 +65,19 @@ def reference(
     for epoch in range(EPOCHS):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
-            for optimizer, lag in ((adam, 0), (adagrad, late)):
+            for optimizer, lag in ((adam, 0), (in_tables, late)):
                 start = module.hparams["lr" if optimizer is adam else "embedding_lr"]
                 done = max(0, len(losses) - lag) / steps
                 optimizer.param_groups[0]["lr"] = start * (1 + math.cos(math.pi * done)) / 2 if cosine else start
             prediction = net(batch.dense, batch.sparse)
             loss = response_losses(batch, prediction, module.arm_share, *kinds, *scales).mean()
             adam.zero_grad()
-            adagrad.zero_grad()
+            in_tables.zero_grad()
             loss.backward()
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(dense, clip)
             adam.step()
-            adagrad.step()
+            in_tables.step()
             losses.append(float(loss.detach()))
     return net, losses
 
@@ -79,10 +87,19 @@ def distance(a: TARNet, b: TARNet) -> float:
     return max(float((p - other[name]).abs().max()) for name, p in a.named_parameters())
 
 
-@pytest.mark.parametrize(("schedule", "seed", "clip"), [("cosine", 0, None), ("constant", 3, 0.05)])
-def test_equals_a_plain_loop(tmp_path: Path, schedule: str, seed: int, clip: float | None) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "seed", "clip", "optimizer"),
+    [
+        ("cosine", 0, None, "rowwise_adagrad"),
+        ("constant", 3, 0.05, "rowwise_adagrad"),
+        ("cosine", 1, None, "adagrad"),
+        ("cosine", 2, None, "sgd"),
+    ],
+)
+def test_equals_a_plain_loop(tmp_path: Path, schedule: str, seed: int, clip: float | None, optimizer: str) -> None:
     data = small_data()
-    module = small_module(data, schedule=schedule, seed=seed)
+    rate = 5.0 if optimizer == "sgd" else 0.05
+    module = small_module(data, schedule=schedule, seed=seed, embedding_optimizer=optimizer, embedding_lr=rate)
     start = untrained(module)
     expected, losses = reference(copy.deepcopy(start), module, data, clip)
     seen = Losses()

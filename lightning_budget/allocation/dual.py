@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_budget.allocation.chunks import user_chunks
 from lightning_budget.allocation.frontier import LARGEST, Frontier, efficient_frontier
+from lightning_budget.allocation.narrowing import Narrowed, narrowed
 from lightning_budget.allocation.policy import policy_treatment
 from lightning_budget.allocation.problem import check_feasible, check_predictions
 from lightning_budget.allocation.summation import exact_parts
@@ -87,7 +88,19 @@ def critical_multipliers(value: Tensor, cost: Tensor, totals: list[float]) -> li
     if len(value) <= FINISH_USERS:
         frontier = efficient_frontier(value, cost)
         return [(_finish(value, cost, frontier, total, [], 0.0, LARGEST), 0.0) for total in totals]
-    return [_narrow(value, cost, total) for total in totals]
+    brackets = _brackets(value, cost, [total / len(value) for total in totals], SAMPLE_USERS)
+    return [
+        (_narrow(value, cost, total) if part is None else _finish_part(value, cost, total, part))
+        for total, part in zip(totals, narrowed(value, cost, totals, brackets), strict=True)
+    ]
+
+
+def _finish_part(v: Tensor, c: Tensor, total: float, part: Narrowed) -> tuple[float, float]:
+    if len(part.users) > FINISH_USERS:
+        return _narrow(v, c, total)
+    v, c = v[part.users], c[part.users]
+    frontier = efficient_frontier(v, c)
+    return _finish(v, c, frontier, total, part.settled, part.low, part.high), part.low
 
 
 def _narrow(v: Tensor, c: Tensor, total: float) -> tuple[float, float]:
@@ -98,7 +111,8 @@ def _narrow(v: Tensor, c: Tensor, total: float) -> tuple[float, float]:
     low, high = 0.0, LARGEST
     settled: list[float] = []
     while (users := len(v)) > FINISH_USERS:
-        guess_low, guess_high = _bracket(v, c, (total - math.fsum(settled)) / users, low, high)
+        ((guess_low, guess_high),) = _brackets(v, c, [(total - math.fsum(settled)) / users], SAMPLE_USERS)
+        guess_low, guess_high = min(max(guess_low, low), high), min(max(guess_high, low), high)
         at_low, at_high = policy_treatment(v, c, guess_low), policy_treatment(v, c, guess_high)
         if _spend(c, at_low, settled) <= total:
             high, at_high = guess_low, at_low
@@ -120,19 +134,22 @@ def _spend(cost: Tensor, treatment: Tensor, settled: list[float]) -> float:
     return math.fsum(settled + exact_parts(treatment_cost(cost, treatment)))
 
 
-def _bracket(v: Tensor, c: Tensor, target: float, low: float, high: float) -> tuple[float, float]:
-    """Multipliers in ``[low, high]`` between which the spend per user most likely passes ``target``, from a sample."""
+def _brackets(v: Tensor, c: Tensor, targets: list[float], users: int) -> list[tuple[float, float]]:
+    """Multipliers between which the spend per user most likely passes each target, from a sample."""
     generator = torch.Generator().manual_seed(len(v))
-    rows = torch.randint(len(v), (min(SAMPLE_USERS, len(v)),), generator=generator).to(v.device)
+    rows = torch.randint(len(v), (min(users, len(v)),), generator=generator).to(v.device)
     v, c = v[rows], c[rows]
     frontier = efficient_frontier(v, c)
     spend = _running_spend(c, frontier) / len(rows)
-    middle = _multiplier_at(frontier, spend, target)
-    spread = treatment_cost(c, policy_treatment(v, c, middle)).double()
-    margin = _DEVIATIONS * float(spread.std()) / math.sqrt(len(rows)) + 2 * float(spend[-1] - spend[0]) / len(rows)
-    below = _multiplier_at(frontier, spend, target + margin)
-    above = _multiplier_at(frontier, spend, target - margin)
-    return min(max(below, low), high), min(max(above, low), high)
+    found = []
+    for target in targets:
+        middle = _multiplier_at(frontier, spend, target)
+        spread = treatment_cost(c, policy_treatment(v, c, middle)).double()
+        margin = _DEVIATIONS * float(spread.std()) / math.sqrt(len(rows)) + 2 * float(spend[-1] - spend[0]) / len(rows)
+        found.append(
+            (_multiplier_at(frontier, spend, target + margin), _multiplier_at(frontier, spend, target - margin))
+        )
+    return found
 
 
 def _running_spend(cost: Tensor, frontier: Frontier) -> Tensor:

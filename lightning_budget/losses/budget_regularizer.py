@@ -1,9 +1,9 @@
-"""The marketing goal as a regularizer: what the model's own allocation earns, at a set of multipliers."""
+"""The marketing goal as a regularizer: what the model's own allocation earns, at a set of budgets or multipliers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -11,107 +11,187 @@ from torch import Tensor
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
-from lightning_budget.estimators.softmax import Softmax
+from lightning_budget.estimators import GradientEstimator
+from lightning_budget.losses.gains import ArmsFirst, Outcomes, Weighting, gains
+from lightning_budget.losses.goal_state import GoalState
+from lightning_budget.losses.measure import (
+    Piece,
+    Reduce,
+    arm_residuals,
+    exchange_rate,
+    no_constants,
+    pieces,
+    policy_constants,
+    score_spread,
+)
+from lightning_budget.losses.surrogate import with_gradient
 
-Weighting = Literal["ipw", "doubly_robust"]
+Form = Literal["dual", "primal"]
+CostTerm = Literal["none", "lambda", "mu"]
+Centring = Literal["none", "centred"]
+WidthUnit = Literal["spread", "value"]
+
+LARGEST_MULTIPLIER = 1e18
+"""Of a budget that only just covers the cheapest arms: larger ones overflow when squared in float32."""
 
 
-def score_spread(prediction: ResponsePrediction, multipliers: Tensor) -> Tensor:
-    """Mean over users of the standard deviation over arms of ``v̂ − λ ĉ``, for each multiplier.
+@dataclass(frozen=True)
+class GoalForm:
+    """The switches of the marketing goal, each free of the others.
 
-    Args:
-        prediction: ``[N, K]`` each; multipliers: ``[B]``.
+    Attributes:
+        form: ``dual``, value net of cost at a set of multipliers; or ``primal``, value at a set of budgets, with
+            ``κ (b − C)`` for what the smoothed spend C misses them by.
+        cost_term: κ, what a unit of cost counts for in the gradient ``V_z − κ C_z``: ``none`` 0; ``lambda`` λ; ``mu``
+            the implicit derivative at a fixed budget, see :func:`~lightning_budget.losses.measure.exchange_rate`.
+        weighting: of observed outcomes, see :func:`~lightning_budget.losses.gains.gains`.
+        baseline: ``centred`` takes each arm's mean residual out of what is weighted; the estimate's mean stays and its
+            variance falls. ``poststratified`` always is.
+        entropy: weight e of the entropy of the smoothed allocation: gains become ``g − e a`` (a held constant). With
+            1, correct predictions are a fixed point; with 0 the goal also rewards exaggerating them.
+        width_unit: of the estimator's width, the ``spread`` of the scores or one unit of ``value``.
 
-    Returns:
-        ``[B]``, value units per user, above 0.
+    Raises:
+        InputError: for a switch that there is not.
     """
-    # One multiplier at a time: the predictions of a whole data set may be large.
-    spread = [(prediction.value - m * prediction.cost).std(dim=1, correction=0).mean() for m in multipliers.tolist()]
-    return torch.stack(spread).clamp_min(torch.finfo(prediction.value.dtype).tiny)
+
+    form: Form = "dual"
+    cost_term: CostTerm = "lambda"
+    weighting: Weighting = "doubly_robust"
+    baseline: Centring = "none"
+    entropy: float = 1.0
+    width_unit: WidthUnit = "spread"
+
+    def __post_init__(self) -> None:
+        allowed = {"form": Form, "cost_term": CostTerm, "weighting": Weighting, "baseline": Centring}
+        for name, kind in {**allowed, "width_unit": WidthUnit}.items():
+            if (given := getattr(self, name)) not in get_args(kind):
+                raise InputError(f"objective.{name}={given!r}", ", ".join(get_args(kind)), "choose one of the allowed")
+        if not 0 <= self.entropy <= 1:
+            raise InputError(f"objective.entropy={self.entropy}", "between 0 and 1", "1 keeps correct predictions")
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the baseline has a part that comes from the whole data."""
+        return self.baseline == "centred" or self.weighting in ("hajek", "poststratified")
 
 
 class BudgetRegularizer:
-    """The marketing goal in its dual form, smoothed so that it has a gradient.
+    """The marketing goal, smoothed by a gradient estimator so that it has a gradient.
 
-    For each multiplier λ of a grid, with scores ``a_ij = v̂_ij − λ ĉ_ij``, smoothed allocation ``q_i`` and what a user
-    is estimated to be worth under arm j net of its cost, ``g_ij``::
+    For each multiplier λ_b, with scores ``a_ij = v̂_ij − λ_b ĉ_ij``, the estimator's smoothed allocation ``q_i`` and
+    gains ``g_ij`` of an arm net of κ_b times its cost::
 
-        R = (1/B) Σ_λ (1/N) Σ_i [ Σ_j q_ij g_ij + entropy · τ_λ H(q_i) ]
-        ipw            g_ij = 1[t_i = j] / p_i · (y^v_i − λ y^c_i)
-        doubly_robust  g_ij = a_ij + 1[t_i = j] / p_i · (y^v_i − λ y^c_i − a_ij),  a held constant
+        R = (1/B) Σ_b (1/N) Σ_i Σ_j q_ij g_ij          (primal: + κ_b b)
 
-    With ``entropy = 1`` the softmax allocation is the best one for its own smoothed goal, so correct predictions are a
-    fixed point: ``∂R/∂a_ij = q_ij [(g_ij − a_ij) − Σ_k q_ik (g_ik − a_ik)] / τ_λ``. The goal then corrects
-    differences between arms where the decision is open, and leaves calibrated ones alone. With ``entropy = 0`` it also
-    rewards exaggerating them, as much as the prediction loss allows.
+    The gradient flows through q alone, at fixed λ: users do not touch each other, and the mean over a batch is the
+    same for any split of it over ranks. What couples them, λ, κ and the weighting's constants, comes from the whole
+    data by :meth:`measure`.
 
     Args:
-        estimator: smooths the allocation.
-        weighting: of observed outcomes; ``doubly_robust`` has the smaller variance.
-        entropy: weight of the entropy of the smoothed allocation.
+        estimator: of the gradient.
+        form: the switches.
 
-    Raises:
-        InputError: if ``weighting`` is not known.
-
-    Sources: Yan et al. 2023, arXiv:2302.04477; Zhou et al. 2024, arXiv:2407.13664 (maximum-entropy form);
+    Sources: Yan et al. 2023, arXiv:2302.04477; Zhou et al. 2024, arXiv:2407.13664 (dual form, maximum entropy);
     Dudík, Langford, Li 2011, arXiv:1103.4601 (doubly robust).
     """
 
-    def __init__(self, estimator: Softmax, weighting: Weighting = "doubly_robust", entropy: float = 1.0) -> None:
-        if weighting not in get_args(Weighting):
-            raise InputError(
-                f"objective.weighting={weighting!r}", ", ".join(get_args(Weighting)), "choose one of the allowed"
-            )
-        self.estimator, self.weighting, self.entropy = estimator, weighting, entropy
+    def __init__(self, estimator: GradientEstimator, form: GoalForm | None = None) -> None:
+        self.estimator, self.form = estimator, form or GoalForm()
 
-    def __call__(self, batch: RCTBatch, prediction: ResponsePrediction, multipliers: Tensor, spread: Tensor) -> Tensor:
+    def __call__(
+        self,
+        batch: RCTBatch,
+        prediction: ResponsePrediction,
+        state: GoalState,
+        model: ResponsePrediction | None = None,
+        width_factor: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """The goal of one batch, to be maximised.
 
         Args:
             batch: N rows; prediction: ``[N, K]`` each.
-            multipliers: ``[B]``, value per currency.
-            spread: ``[B]``, see :func:`score_spread`.
+            state: of :meth:`measure`, on the device of the batch.
+            model: ``[N, K]`` baseline of ``doubly_robust``; ``None``: the prediction itself, held constant.
+            width_factor: of the schedule; generator: of random estimators.
 
         Returns:
-            Scalar, value units per user; a mean over rows, so the same for any split of the batch over ranks.
+            Scalar, value units per user, float32 or more; a mean over rows.
         """
-        scores = prediction.value - multipliers[:, None, None] * prediction.cost
-        q = self.estimator.assignment(scores, spread)
-        given = batch.treatment.expand(len(multipliers), -1).unsqueeze(2)
-        net = batch.value - multipliers[:, None] * batch.cost
-        given_probability = q.gather(2, given).squeeze(2) / batch.propensity
-        if self.weighting == "doubly_robust":
-            fixed = scores.detach()
-            goal = (q * fixed).sum(2) + given_probability * (net - fixed.gather(2, given).squeeze(2))
+        own = ArmsFirst.of(prediction)
+        state = state.to(own.value.device, own.value.dtype)
+        scores = own.scores(state.multiplier)
+        base = own if model is None else ArmsFirst.of(model)
+        shares = torch.ones_like(state.rate), -state.rate
+        gain = gains(batch, self.form.weighting, state.constants, base, *shares, has_base=self.form.has_base)
+        width = self.estimator.width * width_factor * state.spread
+        if self.form.entropy:
+            gain.sub_(scores, alpha=self.form.entropy)
+        found = self.estimator.estimate(scores, gain, width, batch.treatment, generator)
+        n = len(state.multiplier) * len(batch)
+        goal = found.value.sum() / n
+        if self.form.entropy:
+            score = found.score
+            if score is None:
+                score = (self.estimator.assignment(scores, width, generator) * scores).sum(dim=(1, 2))
+            goal = goal + self.form.entropy * score.sum() / n
+        if self.form.form == "primal":
+            goal = goal + (state.rate * state.budget).mean()
+        # ∂a/∂v̂ = 1 and ∂a/∂ĉ = −λ, both sums over multipliers in one product.
+        chain = torch.stack([torch.ones_like(state.multiplier), -state.multiplier]) / n
+        d_value, d_cost = (chain @ found.gradient.flatten(1)).view(2, *own.value.shape)
+        return with_gradient(prediction.value, prediction.cost, goal, d_value.T, d_cost.T)
+
+    @torch.no_grad()
+    def measure(
+        self,
+        prediction: ResponsePrediction,
+        outcomes: Outcomes,
+        multipliers: Tensor,
+        budgets: Tensor | None = None,
+        model: ResponsePrediction | None = None,
+        width_factor: float = 1.0,
+        generator: torch.Generator | None = None,
+        reduce: Reduce | None = None,
+    ) -> GoalState:
+        """What the goal needs of the whole data, for these multipliers.
+
+        Args:
+            prediction: ``[N, K]`` each; outcomes: the N rows, on the same device.
+            multipliers: ``[B]``, value per currency; budgets: ``[B]`` that they meet, currency per user.
+            model: ``[N, K]`` baseline of ``doubly_robust``, as in the call.
+            width_factor: of the schedule; generator: of random estimators; reduce: sums over ranks that measure a part
+                of the rows each.
+
+        Returns:
+            In the type of the predictions, at least float32.
+        """
+        kind = torch.promote_types(prediction.value.dtype, torch.float32)
+        multiplier = multipliers.to(prediction.value.device, kind).clamp(max=LARGEST_MULTIPLIER)
+        treatments, form = prediction.value.shape[1], self.form
+        if form.width_unit == "spread":
+            spread = score_spread(prediction, multiplier, reduce).to(kind)
         else:
-            goal = given_probability * net
-        if self.entropy:
-            temperature = self.estimator.temperature * spread[:, None]
-            goal = goal + self.entropy * temperature * torch.special.entr(q).sum(2)
-        return goal.mean()
+            spread = torch.ones_like(multiplier)
+        width = self.estimator.width * width_factor * spread
 
+        def data() -> Iterator[Piece]:
+            return pieces(prediction, outcomes, model)
 
-def budget_grid(fractions: Sequence[float], free_spend: float) -> Tensor:
-    """Budgets per user from fractions of the free optimum's spend.
-
-    Args:
-        fractions: each in (0, 1]; free_spend: currency per user, above 0.
-
-    Returns:
-        ``[B]`` float64, currency per user.
-
-    Raises:
-        InputError: if a fraction lies outside (0, 1] or nothing would be spent.
-    """
-    for f in fractions:
-        if not 0 < f <= 1:
-            raise InputError(f"budget fraction {f}", "(0, 1] of the free optimum's spend", "mend budgets")
-    if not fractions:
-        raise InputError("no budget fractions", "at least one in (0, 1]", "set budgets=[0.1,0.3]")
-    if not 0 < free_spend < math.inf:
-        raise InputError(
-            f"the free optimum spends {free_spend:g} per user",
-            "above 0",
-            "check the cost column: no arm seems to cost anything",
-        )
-    return torch.tensor(fractions, dtype=torch.float64) * free_spend
+        smoothing = (self.estimator, form.weighting)
+        if form.weighting == "poststratified" or (form.weighting == "hajek" and form.baseline == "none"):
+            constants = policy_constants(data(), *smoothing, multiplier, width, treatments, generator, reduce)
+        elif form.baseline == "centred":
+            constants = arm_residuals(data(), multiplier, treatments, form.weighting == "doubly_robust", reduce)
+            if form.weighting == "hajek":
+                hajek = policy_constants(data(), *smoothing, multiplier, width, treatments, generator, reduce)
+                constants = type(constants)(constants.value_base, constants.cost_base, hajek.factor)
+        else:
+            constants = no_constants(multiplier, treatments)
+        rate = {"none": torch.zeros_like(multiplier), "lambda": multiplier}.get(form.cost_term)
+        if rate is None:
+            rate = exchange_rate(data(), *smoothing, constants, multiplier, width, generator, reduce)
+        budget = torch.full_like(multiplier, torch.nan) if budgets is None else budgets.to(multiplier)
+        bases = (constants.value_base, constants.cost_base, constants.factor)
+        return GoalState(budget, multiplier, spread, rate, *bases)

@@ -84,13 +84,12 @@ def test_a_bracket_that_misses_costs_time_only(miss: float, monkeypatch: pytest.
     value, cost = random_problem(8, 600, 4)
     total = budget_between(cost, value, 0.4)
     ((expected, _),) = dual.critical_multipliers(value, cost, [total])
-    honest = dual._bracket
+    honest = dual._brackets
 
-    def off(v: Tensor, c: Tensor, target: float, low: float, high: float) -> tuple[float, float]:
-        below, above = honest(v, c, target, low, high)
-        return min(max(below * miss, low), high), min(max(above * miss, low), high)
+    def off(v: Tensor, c: Tensor, targets: list[float], users: int) -> list[tuple[float, float]]:
+        return [(below * miss, above * miss) for below, above in honest(v, c, targets, users)]
 
-    monkeypatch.setattr(dual, "_bracket", off)
+    monkeypatch.setattr(dual, "_brackets", off)
     assert dual.critical_multipliers(value, cost, [total])[0][0] == expected
 
 

@@ -1,0 +1,197 @@
+"""Sums over a whole data set that the goal needs: spread of scores, constants of a weighting, value of a currency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_budget.batch import ResponsePrediction
+from lightning_budget.estimators import GradientEstimator
+from lightning_budget.losses.gains import ArmsFirst, GainConstants, Outcomes, Weighting, gains
+
+CHUNK = 1 << 13
+"""Users at a time on a CPU: their scores at eight multipliers stay in cache."""
+DEVICE_CHUNK = 1 << 18
+SPREAD_FLOOR = 1e-6
+"""Of the scores' size: scores that are all tied leave no spread, and a width must be above 0."""
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sum over ranks, where each measures a part of the rows."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some users of a data set: predictions and baseline arms first, and their rows."""
+
+    prediction: ArmsFirst
+    model: ArmsFirst | None
+    rows: Outcomes
+
+
+@dataclass(frozen=True)
+class _Rows:
+    treatment: Tensor
+    value: Tensor
+    cost: Tensor
+    propensity: Tensor
+
+
+def pieces(
+    prediction: ResponsePrediction, outcomes: Outcomes, model: ResponsePrediction | None = None
+) -> Iterator[Piece]:
+    """N rows a chunk at a time.
+
+    Args:
+        prediction: ``[N, K]``; outcomes: N rows on the same device; model: ``[N, K]`` baseline, ``None``: the
+            prediction itself.
+    """
+    size = CHUNK if prediction.value.device.type == "cpu" else DEVICE_CHUNK
+    for start in range(0, len(prediction.value), size):
+        cut = slice(start, start + size)
+        own = ArmsFirst.of(ResponsePrediction(prediction.value[cut], prediction.cost[cut]))
+        base = own if model is None else ArmsFirst.of(ResponsePrediction(model.value[cut], model.cost[cut]))
+        rows = _Rows(*(getattr(outcomes, name)[cut] for name in ("treatment", "value", "cost", "propensity")))
+        yield Piece(own, base, rows)
+
+
+def score_spread(prediction: ResponsePrediction, multipliers: Tensor, reduce: Reduce | None = None) -> Tensor:
+    """Mean over users of the standard deviation over arms of ``v̂ − λ ĉ``, for each multiplier.
+
+    √½ of the root mean square of a user's pairwise score margins; a change of every user's scores by one amount, or of
+    the unit of value, is followed.
+
+    Args:
+        prediction: ``[N, K]`` each; multipliers: ``[B]``; reduce: sums over ranks.
+
+    Returns:
+        ``[B]`` float64, value units per user, above 0.
+    """
+    size = CHUNK if prediction.value.device.type == "cpu" else DEVICE_CHUNK
+    sums = multipliers.new_zeros((3, len(multipliers)), dtype=torch.float64)
+    for start in range(0, len(prediction.value), size):
+        cut = slice(start, start + size)
+        own = ArmsFirst.of(ResponsePrediction(prediction.value[cut], prediction.cost[cut]))
+        scores = own.scores(multipliers.to(own.value))
+        centre = scores.mean(dim=1, keepdim=True)
+        sums[0] += (scores - centre).square_().mean(dim=1).sqrt_().sum(dim=1)
+        sums[1] += scores.abs().mean(dim=1).sum(dim=1)
+        sums[2] += scores.shape[2]
+    spread, size_of_scores, users = reduce(sums) if reduce else sums
+    floor = SPREAD_FLOOR * size_of_scores / users
+    return torch.maximum(spread / users, floor).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def no_constants(multipliers: Tensor, treatments: int) -> GainConstants:
+    """Those of ``ipw`` and ``doubly_robust`` without centring."""
+    zero = multipliers.new_zeros((len(multipliers), treatments))
+    return GainConstants(zero, zero, torch.ones_like(zero))
+
+
+def arm_residuals(
+    data: Iterator[Piece], multipliers: Tensor, treatments: int, use_model: bool, reduce: Reduce | None = None
+) -> GainConstants:
+    """Centring: each arm's mean of ``y − m`` over the rows given it, weighted by 1/p; 0 for an arm without rows.
+
+    Args:
+        data: all rows; multipliers: ``[B]``; treatments: K; use_model: whether m is the model, else 0.
+    """
+    sums = multipliers.new_zeros((3, treatments), dtype=torch.float64)
+    for piece in data:
+        rows, weight = piece.rows, 1 / piece.rows.propensity.double()
+        value, cost = rows.value.double(), rows.cost.double()
+        if use_model and piece.model is not None:
+            given = rows.treatment[None]
+            value = value - piece.model.value.gather(0, given)[0]
+            cost = cost - piece.model.cost.gather(0, given)[0]
+        for total, x in zip(sums, (weight, weight * value, weight * cost), strict=True):
+            total.index_add_(0, rows.treatment, x)
+    weight, value, cost = reduce(sums) if reduce else sums
+    bases = [(x / weight.where(weight > 0, 1)).expand(len(multipliers), -1).to(multipliers) for x in (value, cost)]
+    return GainConstants(*bases, factor=torch.ones_like(bases[0]))
+
+
+def policy_constants(
+    data: Iterator[Piece],
+    estimator: GradientEstimator,
+    weighting: Weighting,
+    multipliers: Tensor,
+    width: Tensor,
+    treatments: int,
+    generator: torch.Generator | None = None,
+    reduce: Reduce | None = None,
+) -> GainConstants:
+    """Constants that depend on the policy, under the estimator's smoothing q.
+
+    ::
+
+        hajek           base_bj = Σ w q y / Σ w q over the rows' own arms,  factor = N / Σ w q,     w = 1/p
+        poststratified  base_bj = the same over the rows given arm j, w = 1,  factor_bj = Σ_i q_bji / Σ_{t_i=j} q_bji
+
+    Args:
+        data: all rows; width: ``[B]``, of the smoothing, in units of the scores.
+    """
+    shape = (len(multipliers), treatments)
+    # Per multiplier and arm: Σ q over all users; Σ w q, Σ w q y^v, Σ w q y^c over the users given it.
+    sums = multipliers.new_zeros((4, *shape), dtype=torch.float64)
+    users = multipliers.new_zeros((), dtype=torch.float64)
+    for piece in data:
+        q = estimator.assignment(piece.prediction.scores(multipliers), width, generator)
+        rows = piece.rows
+        matched = q.gather(1, rows.treatment.expand(len(q), 1, -1)).squeeze(1).double()
+        if weighting == "hajek":
+            matched /= rows.propensity.double()
+        sums[0] += q.sum(dim=2)
+        for total, x in zip(sums[1:], (matched, matched * rows.value, matched * rows.cost), strict=True):
+            total.index_add_(1, rows.treatment, x)
+        users += q.shape[2]
+    if reduce:
+        sums, users = reduce(sums), reduce(users)
+    if weighting == "hajek":
+        sums, users = sums.sum(dim=2, keepdim=True).expand(-1, -1, treatments), users.expand(shape)
+    else:
+        users = sums[0]
+    weight, value, cost = sums[1], sums[2], sums[3]
+    # No row of an arm is matched: it has no estimate, and no row that could want one.
+    some = weight.where(weight > 0, torch.inf)
+    return GainConstants(*(x.to(multipliers) for x in (value / some, cost / some, users / some)))
+
+
+def exchange_rate(
+    data: Iterator[Piece],
+    estimator: GradientEstimator,
+    weighting: Weighting,
+    constants: GainConstants,
+    multipliers: Tensor,
+    width: Tensor,
+    generator: torch.Generator | None = None,
+    reduce: Reduce | None = None,
+) -> Tensor:
+    """What a unit of currency is worth along the policy's own path, ``μ = (∂V/∂λ) / (∂C/∂λ)``.
+
+    At a fixed budget λ moves with the predictions so that C stays, and ``dV = V_z dz − μ C_z dz``. From the gradients
+    of V and C with respect to scores, ``∂V/∂λ = −Σ_ij ∂V/∂a_ij ĉ_ij``, and alike for C. Calibrated predictions have
+    μ = λ. λ stands in for μ where ∂C/∂λ is not below 0 by two of its standard errors,
+    or ∂V/∂λ is above 0; where λ = 0 the budget does not bind and μ is 0.
+
+    Returns:
+        ``[B]``, value per currency, in the type of ``multipliers``.
+    """
+    one, none = torch.ones_like(multipliers), torch.zeros_like(multipliers)
+    sums = multipliers.new_zeros((4, len(multipliers)), dtype=torch.float64)
+    for piece in data:
+        rows, scores = piece.rows, piece.prediction.scores(multipliers)
+        for k, shares in enumerate(((one, none), (none, one))):
+            gain = gains(rows, weighting, constants, piece.model, *shares)
+            gradient = estimator.estimate(scores, gain, width, rows.treatment, generator).gradient
+            slope = -(gradient * piece.prediction.cost).sum(dim=1)
+            sums[k] += slope.sum(dim=1)
+        sums[2] += slope.square().sum(dim=1)
+        sums[3] += slope.shape[1]
+    value, cost, square, users = reduce(sums) if reduce else sums
+    error = (square - cost.square() / users).clamp_min(0).sqrt()
+    falls = (cost < -2 * error) & (value <= 0)
+    rate = torch.where(falls, value / cost.where(falls, 1.0), multipliers.double())
+    return rate.where(multipliers > 0, 0.0).to(multipliers)

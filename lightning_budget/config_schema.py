@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+from lightning_budget.estimators import ESTIMATORS, estimator_arguments
 
 
 @dataclass
@@ -29,10 +31,14 @@ class ModelConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
-@dataclass
-class EstimatorConfig:
-    name: str = MISSING
-    temperature: float = 1.0
+def _estimator_config() -> type:
+    """Name, and every argument that some estimator has; which of them this one has is checked where it is built."""
+    names = sorted({argument for name in ESTIMATORS for argument in estimator_arguments(name)})
+    arguments = [(name, Any, field(default=None)) for name in names]
+    return make_dataclass("EstimatorConfig", [("name", str, field(default=MISSING)), *arguments])
+
+
+EstimatorConfig = _estimator_config()
 
 
 @dataclass
@@ -40,8 +46,23 @@ class ObjectiveConfig:
     enabled: bool = True
     weight: float = 1.0
     warm_start_epochs: int = 2
+    warm_start_ckpt: str | None = None
+    ramp_epochs: float = 0.0
+    width_start: float = 1.0
+    width_end: float = 1.0
+    form: str = "dual"
+    cost_term: str = "lambda"
     weighting: str = "doubly_robust"
+    outcome_model: str = "own"
+    baseline: str = "none"
     entropy: float = 1.0
+    width_unit: str = "spread"
+    budgets: Any = None
+    budget_unit: str = "fraction"
+    multipliers: list[float] | None = None
+    source: str = "full"
+    refresh_every_n_steps: int | None = None
+    momentum: float = 0.95
 
 
 @dataclass
@@ -114,7 +135,7 @@ class TrainConfig:
     ckpt_path: str | None = None
     data: Any = None
     model: ModelConfig = field(default_factory=ModelConfig)
-    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)  # type: ignore[valid-type]
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
     checkpoint: str = "full"

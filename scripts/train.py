@@ -18,11 +18,9 @@ from lightning_budget import cli
 from lightning_budget.atomic import atomic_path
 from lightning_budget.cli.build import build, build_datamodule, quiet, run_folder_of, saved_config, with_overrides
 from lightning_budget.errors import InputError
-from lightning_budget.estimators import build_estimator
-from lightning_budget.losses.budget_regularizer import BudgetRegularizer, budget_grid
+from lightning_budget.losses.budgets import budget_grid
 from lightning_budget.parquet import write_users
 from lightning_budget.report import compare, print_report, write_report
-from lightning_budget.training.callbacks import BudgetObjective
 from lightning_budget.training.comparison import (
     Recipe,
     check_recipe,
@@ -32,6 +30,7 @@ from lightning_budget.training.comparison import (
     run_comparison,
 )
 from lightning_budget.training.module import BudgetModule
+from lightning_budget.training.objective.build import objective_builder
 from lightning_budget.training.phase import Phase
 from lightning_budget.training.plan import ShardingConfig, TableSharding
 from lightning_budget.training.strategy import TorchRecStrategy
@@ -45,8 +44,7 @@ def build_recipe(cfg: DictConfig, datamodule: RCTDataModule) -> Recipe:
     model = dict(arguments["model"])
     optimizer = model.pop("optimizer")
     objective = arguments["objective"]
-    estimator = build_estimator(arguments["estimator"])
-    regularizer = BudgetRegularizer(estimator, objective["weighting"], objective["entropy"])
+    budget_objective = objective_builder(arguments["estimator"], objective, arguments["budgets"])
 
     def module() -> BudgetModule:
         return BudgetModule(
@@ -62,9 +60,6 @@ def build_recipe(cfg: DictConfig, datamodule: RCTDataModule) -> Recipe:
         if "epoch_lines" in built:
             built["epoch_lines"].title = name
         return list(built.values())
-
-    def budget_objective() -> BudgetObjective:
-        return BudgetObjective(regularizer, arguments["budgets"], objective["warm_start_epochs"], objective["weight"])
 
     def loggers(phase: Phase) -> list[Any]:
         built = []

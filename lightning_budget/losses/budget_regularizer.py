@@ -15,6 +15,7 @@ from lightning_budget.estimators import GradientEstimator
 from lightning_budget.losses.gains import ArmsFirst, Outcomes, Weighting, gains
 from lightning_budget.losses.goal_state import GoalState
 from lightning_budget.losses.measure import (
+    ModelPrediction,
     Piece,
     Reduce,
     arm_residuals,
@@ -150,9 +151,10 @@ class BudgetRegularizer:
         outcomes: Outcomes,
         multipliers: Tensor,
         budgets: Tensor | None = None,
-        model: ResponsePrediction | None = None,
+        model: ModelPrediction = None,
         width_factor: float = 1.0,
         generator: torch.Generator | None = None,
+        part: slice | None = None,
         reduce: Reduce | None = None,
     ) -> GoalState:
         """What the goal needs of the whole data, for these multipliers.
@@ -161,8 +163,8 @@ class BudgetRegularizer:
             prediction: ``[N, K]`` each; outcomes: the N rows, on the same device.
             multipliers: ``[B]``, value per currency; budgets: ``[B]`` that they meet, currency per user.
             model: ``[N, K]`` baseline of ``doubly_robust``, as in the call.
-            width_factor: of the schedule; generator: of random estimators; reduce: sums over ranks that measure a part
-                of the rows each.
+            width_factor: of the schedule; generator: of random estimators.
+            part: of the rows, where each rank measures one, with reduce: sums over ranks.
 
         Returns:
             In the type of the predictions, at least float32.
@@ -171,13 +173,13 @@ class BudgetRegularizer:
         multiplier = multipliers.to(prediction.value.device, kind).clamp(max=LARGEST_MULTIPLIER)
         treatments, form = prediction.value.shape[1], self.form
         if form.width_unit == "spread":
-            spread = score_spread(prediction, multiplier, reduce).to(kind)
+            spread = score_spread(prediction, multiplier, part, reduce).to(kind)
         else:
             spread = torch.ones_like(multiplier)
         width = self.estimator.width * width_factor * spread
 
         def data() -> Iterator[Piece]:
-            return pieces(prediction, outcomes, model)
+            return pieces(prediction, outcomes, model, part)
 
         smoothing = (self.estimator, form.weighting)
         if form.weighting == "poststratified" or (form.weighting == "hajek" and form.baseline == "none"):

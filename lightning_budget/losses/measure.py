@@ -18,6 +18,8 @@ DEVICE_CHUNK = 1 << 18
 SPREAD_FLOOR = 1e-6
 """Of the scores' size: scores that are all tied leave no spread, and a width must be above 0."""
 
+ModelPrediction = ResponsePrediction | Callable[[slice], ResponsePrediction] | None
+"""Baseline of ``doubly_robust`` for all rows, or for the rows of a slice; ``None``: the prediction itself."""
 Reduce = Callable[[Tensor], Tensor]
 """Sum over ranks, where each measures a part of the rows."""
 
@@ -40,40 +42,51 @@ class _Rows:
 
 
 def pieces(
-    prediction: ResponsePrediction, outcomes: Outcomes, model: ResponsePrediction | None = None
+    prediction: ResponsePrediction, outcomes: Outcomes, model: ModelPrediction = None, part: slice | None = None
 ) -> Iterator[Piece]:
-    """N rows a chunk at a time.
+    """N rows, or a part of them, a chunk at a time.
 
     Args:
-        prediction: ``[N, K]``; outcomes: N rows on the same device; model: ``[N, K]`` baseline, ``None``: the
-            prediction itself.
+        prediction: ``[N, K]``; outcomes: N rows on the same device; model: baseline; part: of the rows, from a start
+            to a stop.
     """
-    size = CHUNK if prediction.value.device.type == "cpu" else DEVICE_CHUNK
-    for start in range(0, len(prediction.value), size):
-        cut = slice(start, start + size)
-        own = ArmsFirst.of(ResponsePrediction(prediction.value[cut], prediction.cost[cut]))
-        base = own if model is None else ArmsFirst.of(ResponsePrediction(model.value[cut], model.cost[cut]))
+    for cut in _cuts(prediction, part):
+        own = _cut(prediction, cut)
+        if model is None:
+            base = own
+        else:
+            base = _cut(model, cut) if isinstance(model, ResponsePrediction) else ArmsFirst.of(model(cut))
         rows = _Rows(*(getattr(outcomes, name)[cut] for name in ("treatment", "value", "cost", "propensity")))
         yield Piece(own, base, rows)
 
 
-def score_spread(prediction: ResponsePrediction, multipliers: Tensor, reduce: Reduce | None = None) -> Tensor:
+def _cuts(prediction: ResponsePrediction, part: slice | None) -> Iterator[slice]:
+    size = CHUNK if prediction.value.device.type == "cpu" else DEVICE_CHUNK
+    start, stop, _ = (part or slice(None)).indices(len(prediction.value))
+    yield from (slice(i, min(i + size, stop)) for i in range(start, stop, size))
+
+
+def _cut(prediction: ResponsePrediction, cut: slice) -> ArmsFirst:
+    return ArmsFirst.of(ResponsePrediction(prediction.value[cut], prediction.cost[cut]))
+
+
+def score_spread(
+    prediction: ResponsePrediction, multipliers: Tensor, part: slice | None = None, reduce: Reduce | None = None
+) -> Tensor:
     """Mean over users of the standard deviation over arms of ``v̂ − λ ĉ``, for each multiplier.
 
     √½ of the root mean square of a user's pairwise score margins; a change of every user's scores by one amount, or of
     the unit of value, is followed.
 
     Args:
-        prediction: ``[N, K]`` each; multipliers: ``[B]``; reduce: sums over ranks.
+        prediction: ``[N, K]`` each; multipliers: ``[B]``; part: of the rows, with reduce: sums over ranks.
 
     Returns:
         ``[B]`` float64, value units per user, above 0.
     """
-    size = CHUNK if prediction.value.device.type == "cpu" else DEVICE_CHUNK
     sums = multipliers.new_zeros((3, len(multipliers)), dtype=torch.float64)
-    for start in range(0, len(prediction.value), size):
-        cut = slice(start, start + size)
-        own = ArmsFirst.of(ResponsePrediction(prediction.value[cut], prediction.cost[cut]))
+    for cut in _cuts(prediction, part):
+        own = _cut(prediction, cut)
         scores = own.scores(multipliers.to(own.value))
         centre = scores.mean(dim=1, keepdim=True)
         sums[0] += (scores - centre).square_().mean(dim=1).sqrt_().sum(dim=1)
@@ -182,14 +195,18 @@ def exchange_rate(
     one, none = torch.ones_like(multipliers), torch.zeros_like(multipliers)
     sums = multipliers.new_zeros((4, len(multipliers)), dtype=torch.float64)
     for piece in data:
-        rows, scores = piece.rows, piece.prediction.scores(multipliers)
-        for k, shares in enumerate(((one, none), (none, one))):
-            gain = gains(rows, weighting, constants, piece.model, *shares)
-            gradient = estimator.estimate(scores, gain, width, rows.treatment, generator).gradient
-            slope = -(gradient * piece.prediction.cost).sum(dim=1)
-            sums[k] += slope.sum(dim=1)
-        sums[2] += slope.square().sum(dim=1)
-        sums[3] += slope.shape[1]
+        scores = piece.prediction.scores(multipliers)
+
+        def slope(value_share: Tensor, cost_share: Tensor, piece: Piece = piece, scores: Tensor = scores) -> Tensor:
+            gain = gains(piece.rows, weighting, constants, piece.model, value_share, cost_share)
+            gradient = estimator.estimate(scores, gain, width, piece.rows.treatment, generator).gradient
+            return -(gradient * piece.prediction.cost).sum(dim=1)
+
+        of_cost = slope(none, one)
+        sums[0] += slope(one, none).sum(dim=1)
+        sums[1] += of_cost.sum(dim=1)
+        sums[2] += of_cost.square().sum(dim=1)
+        sums[3] += of_cost.shape[1]
     value, cost, square, users = reduce(sums) if reduce else sums
     error = (square - cost.square() / users).clamp_min(0).sqrt()
     falls = (cost < -2 * error) & (value <= 0)

@@ -143,6 +143,14 @@ class ShardCheckpointing(DDPStrategy):
         load_into(checkpoint_path, tensors, self._cpu_group)
         return {**checkpoint, "state_dict": None}
 
+    def load_weights(self, path: str | Path) -> None:
+        """Take over the weights of a checkpoint of either format, and nothing else; every rank calls it."""
+        if not is_sharded_checkpoint(path):
+            return self.load_model_state_dict(self.checkpoint_io.load_checkpoint(str(path)))
+        tensors = add_prefix(STATE, self._module.state_dict())
+        check_sizes(tensor_sizes(path), sizes(tensors), extra=True)
+        load_into(path, tensors, self._cpu_group)
+
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         state = checkpoint["state_dict"]
         if state is None:

@@ -19,6 +19,7 @@ from lightning_budget.models.registry import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
+from lightning_budget.training.finite import FiniteGuard
 from lightning_budget.training.optimizers import dense_parameters, step_in_backward
 from lightning_budget.training.optimizers import embedding_optimizer as get_embedding_optimizer
 from lightning_budget.training.sharding import materialize_tables
@@ -67,6 +68,7 @@ class BudgetModule(L.LightningModule):
         self.schema = DataSchema.from_dict(dict(schema))
         self.statistics = DataStatistics.from_dict(dict(statistics))
         self.objective_terms: dict[str, ObjectiveTerm] = {}
+        self._finite = FiniteGuard()
         self.arm_share: Tensor
         self.register_buffer("arm_share", torch.tensor(self.statistics.arm_share), persistent=False)
         self.net: TARNet | None = None
@@ -130,6 +132,7 @@ class BudgetModule(L.LightningModule):
             if contribution is not None:
                 loss = loss - contribution
                 losses[name] = contribution
+        self._finite.check(losses, self.global_step)
         self._log_losses({**losses, "loss": loss}, len(batch))
         return loss
 
@@ -165,7 +168,8 @@ class BudgetModule(L.LightningModule):
         return batch.row, prediction.value, prediction.cost
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what wrote the checkpoint."""
+        """Record what wrote the checkpoint, and write none of a model that has seen NaN."""
+        self._finite.flush()
         checkpoint["versions"] = versions()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -7,10 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import integrate, stats
+from scipy import integrate, special
 from torch import Tensor
 
-LAWS = {"gaussian": stats.norm, "gumbel": stats.gumbel_r}
+LAWS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
+    "gaussian": (lambda x: np.exp(-x * x / 2) / np.sqrt(2 * np.pi), special.ndtr),
+    "gumbel": (lambda x: np.exp(-x - np.exp(-x)), lambda x: np.exp(-np.exp(-x))),
+}
+"""Density and distribution function of the noise, by name."""
 
 
 class Problem(NamedTuple):
@@ -42,21 +46,23 @@ def copies(users: int, seed: int = 0, treatments: int = 3) -> Problem:
 
 
 def choice_probabilities(scores: np.ndarray, width: float, law: str) -> np.ndarray:
-    """Chance that each of one user's ``[K]`` noisy scores is the largest, by adaptive quadrature."""
-    a, noise = scores / width, LAWS[law]
+    """Chance that each of a user's noisy scores is the largest, by adaptive quadrature; ``[..., K]`` both."""
+    behind = (scores - scores.max(-1, keepdims=True)) / width
+    density, below = LAWS[law]
+    arms = range(scores.shape[-1])
 
-    def density(x: float) -> np.ndarray:
-        below = noise.cdf(x - a)
-        others = np.array([np.prod(np.delete(below, j)) for j in range(len(a))])
-        return noise.pdf(x - a) * others
+    def wins(x: float) -> np.ndarray:
+        chance = below(x - behind)
+        others = np.stack([np.delete(chance, j, axis=-1).prod(-1) for j in arms], axis=-1)
+        return density(x - behind) * others
 
-    return integrate.quad_vec(density, a.max() - 12, a.max() + 40, epsabs=1e-12, epsrel=1e-12, points=[a.max()])[0]
+    return integrate.quad_vec(wins, -12, 40, epsabs=1e-13, epsrel=1e-12, points=[-2, 0, 2])[0]
 
 
-def central_difference(goal: Callable[[np.ndarray], float], scores: np.ndarray, step: float) -> np.ndarray:
-    """Derivative of ``goal`` by each of ``[K]`` scores."""
+def central_difference(goal: Callable[[np.ndarray], np.ndarray], scores: np.ndarray, step: float) -> np.ndarray:
+    """Derivative of ``goal``, ``[M, K] → [M]``, by each of ``[K]`` scores."""
     shifts = step * np.eye(len(scores))
-    return np.array([goal(scores + s) - goal(scores - s) for s in shifts]) / (2 * step)
+    return (goal(scores + shifts) - goal(scores - shifts)) / (2 * step)
 
 
 def smoothed(problem: Problem, law: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,9 +71,8 @@ def smoothed(problem: Problem, law: str) -> tuple[Tensor, Tensor, Tensor]:
     for b, i, scores, gains in each_user(problem):
         w = float(problem.width[b])
         q[b, :, i] = torch.from_numpy(choice_probabilities(scores, w, law))
-        gradient[b, :, i] = torch.from_numpy(
-            central_difference(lambda a, g=gains, w=w: float(choice_probabilities(a, w, law) @ g), scores, 1e-3 * w)
-        )
+        slope = central_difference(lambda a, g=gains, w=w: choice_probabilities(a, w, law) @ g, scores, 1e-3 * w)
+        gradient[b, :, i] = torch.from_numpy(slope)
     return q, (q * problem.gains).sum(dim=(1, 2)), gradient
 
 

@@ -76,10 +76,10 @@ def test_ifd_box_is_the_gradient_under_box_noise_in_the_given_score() -> None:
             continue  # at the edge of the box the central difference straddles a jump of the derivative
         noise = (np.arange(200_000) + 0.5) / 100_000 - 1
 
-        def goal(a: np.ndarray, h: float = h, t: int = t, g: np.ndarray = gains, u: np.ndarray = h * noise) -> float:
-            noisy = np.repeat(a[:, None], len(u), axis=1)
-            noisy[t] += u
-            return float(g[noisy.argmax(0)].mean())
+        def goal(moved: np.ndarray, t: int = t, g: np.ndarray = gains, u: np.ndarray = h * noise) -> np.ndarray:
+            noisy = np.repeat(moved[:, :, None], len(u), axis=2)
+            noisy[:, t] += u
+            return g[noisy.argmax(1)].mean(1)
 
         slope = central_difference(goal, scores, 0.05 * h)
         np.testing.assert_allclose(found[b, :, i].numpy(), slope, rtol=1e-3, atol=1e-9)

@@ -1,6 +1,8 @@
-"""What every gradient estimator promises, and the softmax in particular."""
+"""What every gradient estimator of the registry promises."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -8,115 +10,288 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_budget.errors import InputError
-from lightning_budget.estimators import ESTIMATORS, Softmax, build_estimator
+from lightning_budget.estimators import (
+    ESTIMATORS,
+    GoalEstimate,
+    GradientEstimator,
+    Perturbed,
+    Softmax,
+    build_estimator,
+    estimator_arguments,
+)
+from tests.estimators.oracles import Problem, copies, hard_goal, largest_z, random_problem
 
-SPREAD = torch.tensor([0.5, 2.0, 30.0], dtype=torch.float64)
+NAMES = list(ESTIMATORS)
+DETERMINISTIC = [n for n in NAMES if not ESTIMATORS[n].is_random]
+RANDOM = [n for n in NAMES if ESTIMATORS[n].is_random]
+HARD = ["finite_difference", "ifd", "straight_through"]
+MEAN_ONLY = ["nes", "nes_global", "perturbed"]
+"""Sum to 0 over arms on average alone: noise that raises all scores of a user alike is credited with chance."""
 
 
-def random_scores(users: int, treatments: int, seed: int = 0) -> torch.Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return SPREAD[:, None, None] * torch.randn(len(SPREAD), users, treatments, generator=g, dtype=torch.float64)
+def estimate(name: str | GradientEstimator, problem: Problem, seed: int = 0) -> GoalEstimate:
+    estimator = build_estimator({"name": name}) if isinstance(name, str) else name
+    return estimator.estimate(*problem, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_declared_properties(name: str) -> None:
-    kind = ESTIMATORS[name]
+    kind, estimator = ESTIMATORS[name], build_estimator({"name": name})
     assert isinstance(kind.is_random, bool)
-    assert isinstance(kind.is_unbiased, bool)
-    assert isinstance(kind.evaluations_per_step, int)
-    assert kind.evaluations_per_step >= 1
-    assert "Source: " in (kind.__doc__ or "")
+    assert isinstance(kind.unbiased_for, str)
+    assert kind.requires in ("", "given")
+    assert kind.width_name in estimator_arguments(name)
+    assert estimator.width == estimator_arguments(name)[kind.width_name]
+    assert build_estimator({"name": name, kind.width_name: 0.7}).width == 0.7
+    assert isinstance(estimator.evaluations_per_step, int)
+    assert estimator.evaluations_per_step >= 1
+    assert "Source" in (kind.__doc__ or "")
+    assert list(estimator.summary) == ["random", "unbiased for", "evaluations", "requires"]
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("treatments", [2, 5])
-@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_an_assignment_is_a_distribution_with_a_gradient(name: str, treatments: int, kind: torch.dtype) -> None:
-    scores = random_scores(40, treatments).to(kind).requires_grad_()
-    q = build_estimator({"name": name}).assignment(scores, SPREAD.to(kind))
-    assert q.shape == scores.shape
-    assert q.dtype == kind
-    assert (q >= 0).all()
-    torch.testing.assert_close(q.sum(2), torch.ones(3, 40, dtype=kind))
-    weights = torch.randn_like(q)
-    (gradient,) = torch.autograd.grad((q * weights).sum(), scores)
-    assert gradient.isfinite().all()
-    assert gradient.abs().sum() > 0
-    # Raising every score of a user alike changes no choice.
-    torch.testing.assert_close(gradient.sum(2), torch.zeros(3, 40, dtype=kind), rtol=0, atol=1e-5)
+@pytest.mark.parametrize(
+    ("config", "evaluations"),
+    [
+        ({"name": "nes", "pairs": 5}, 10),
+        ({"name": "nes_global", "pairs": 3}, 6),
+        ({"name": "perturbed", "samples": 7}, 7),
+        ({"name": "score_function", "samples": 4}, 4),
+        ({"name": "gaussian"}, 1),
+    ],
+)
+def test_evaluations_follow_from_the_arguments(config: dict[str, Any], evaluations: int) -> None:
+    assert build_estimator(config).evaluations_per_step == evaluations
 
 
-@pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if not e.is_random])
-def test_estimators_that_are_not_random_repeat_themselves(name: str) -> None:
-    estimator, scores = build_estimator({"name": name}), random_scores(20, 4)
+@pytest.mark.parametrize("name", NAMES)
+def test_random_means_that_generators_matter(name: str) -> None:
+    p = random_problem(40, 4)
     state = torch.get_rng_state()
-    first = estimator.assignment(scores, SPREAD)
+    first, again, other = estimate(name, p, 0), estimate(name, p, 0), estimate(name, p, 1)
+    # A generator is given, so torch's own is left alone, whatever the estimator.
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(estimator.assignment(scores, SPREAD), first)
+    assert torch.equal(first.gradient, again.gradient)
+    assert torch.equal(first.value, again.value)
+    assert torch.equal(first.gradient, other.gradient) != ESTIMATORS[name].is_random
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
-def test_softmax_is_the_frequency_of_each_arm_under_gumbel_noise(temperature: float) -> None:
-    draws, scores = 200_000, random_scores(1, 4, seed=5)
-    q = Softmax(temperature).assignment(scores, SPREAD)
-    g = torch.Generator().manual_seed(1)
-    for b, spread in enumerate(SPREAD.tolist()):
-        gumbel = -torch.empty(draws, 4, dtype=torch.float64).exponential_(generator=g).log()
-        best = (scores[b, 0] + temperature * spread * gumbel).argmax(1)
-        frequency = torch.bincount(best, minlength=4) / draws
-        z = (frequency - q[b, 0]) / (q[b, 0] * (1 - q[b, 0]) / draws).sqrt()
-        assert float(z.abs().max()) < 4.2
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_estimators_that_are_not_random_draw_nothing(name: str) -> None:
+    estimator, p = build_estimator({"name": name}), random_problem(20, 4)
+    state = torch.get_rng_state()
+    estimator.estimate(*p)
+    estimator.assignment(p.scores, p.width)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_its_gradient_is_that_of_the_goal_under_gumbel_noise() -> None:
-    temperature, spread, step, draws = 0.8, 1.5, 0.05, 400_000
-    scores = torch.tensor([[[0.3, -0.4, 1.1]]], dtype=torch.float64, requires_grad=True)
-    gain = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
-    goal = (Softmax(temperature).assignment(scores, torch.tensor([spread])) * gain).sum()
-    (gradient,) = torch.autograd.grad(goal, scores)
-    g = torch.Generator().manual_seed(2)
-    noise = -temperature * spread * torch.empty(draws, 3, dtype=torch.float64).exponential_(generator=g).log()
-    for j in range(3):
-        shift = step * torch.eye(3, dtype=torch.float64)[j]
-        up, down = (gain[(scores.detach()[0, 0] + s + noise).argmax(1)] for s in (shift, -shift))
-        slope = (up - down) / (2 * step)
-        error = float(slope.std()) / draws**0.5
-        # The central difference itself errs by less than 1e-3 of a unit at this step.
-        assert abs(float(slope.mean()) - float(gradient[0, 0, j])) < 4.2 * error + 1e-3
+@pytest.mark.parametrize("name", RANDOM)
+def test_without_a_generator_torch_draws(name: str) -> None:
+    estimator, p = build_estimator({"name": name}), random_problem(20, 4)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append((estimator.estimate(*p).gradient, estimator.assignment(p.scores, p.width)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
 
 
-@given(seed=st.integers(0, 50))
-def test_low_temperatures_tend_to_the_best_arm_and_high_ones_to_chance(seed: int) -> None:
-    scores = random_scores(20, 4, seed)
-    best = torch.nn.functional.one_hot(scores.argmax(2), 4).double()
-    torch.testing.assert_close(Softmax(1e-9).assignment(scores, SPREAD), best)
-    hot = Softmax(1e9).assignment(scores, SPREAD)
-    torch.testing.assert_close(hot, torch.full_like(hot, 0.25))
-    errors = [float((Softmax(t).assignment(scores, SPREAD) - best).abs().sum()) for t in (3.0, 1.0, 0.3, 0.1)]
-    assert errors == sorted(errors, reverse=True)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("treatments", [2, 5])
+def test_shapes_dtypes_and_untouched_inputs(name: str, kind: torch.dtype, treatments: int) -> None:
+    p = random_problem(40, treatments, kind=kind)
+    p = p._replace(scores=p.scores.requires_grad_(), gains=p.gains.requires_grad_())
+    before = [x.detach().clone() for x in p]
+    found = estimate(name, p)
+    q = build_estimator({"name": name}).assignment(p.scores.detach(), p.width, torch.Generator())
+    wide = torch.promote_types(kind, torch.float32)
+    assert found.gradient.shape == q.shape == (3, treatments, 40)
+    assert found.value.shape == (3,)
+    assert found.gradient.dtype == found.value.dtype == q.dtype == wide
+    assert not found.gradient.requires_grad
+    assert found.gradient.isfinite().all()
+    assert found.value.isfinite().all()
+    assert found.gradient.abs().sum() > 0
+    assert (q >= 0).all()
+    torch.testing.assert_close(q.sum(1), torch.ones(3, 40, dtype=wide))
+    for now, then in zip(p, before, strict=True):
+        assert torch.equal(now, then)
 
 
-@given(unit=st.floats(1e-3, 1e3), temperature=st.floats(0.1, 10))
-def test_softmax_does_not_depend_on_the_unit_of_value(unit: float, temperature: float) -> None:
-    scores = random_scores(10, 3)
-    q = Softmax(temperature).assignment(scores, SPREAD)
-    torch.testing.assert_close(Softmax(temperature).assignment(unit * scores, unit * SPREAD), q)
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_float32_is_close_to_float64(name: str) -> None:
+    narrow, wide = (estimate(name, random_problem(200, 5, kind=k)) for k in (torch.float32, torch.float64))
+    torch.testing.assert_close(narrow.gradient.double(), wide.gradient, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
-def test_temperature_is_a_number_above_zero(temperature: float) -> None:
-    with pytest.raises(InputError, match=r"estimator\.temperature="):
-        Softmax(temperature)
+@pytest.mark.parametrize("name", [*DETERMINISTIC, "score_function"])
+def test_the_value_is_that_of_the_assignment(name: str) -> None:
+    p = random_problem(40, 4)
+    q = build_estimator({"name": name}).assignment(p.scores, p.width, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(estimate(name, p).value, (q * p.gains).sum(dim=(1, 2)))
+    assert bool(((q == 0) | (q == 1)).all()) == (name in HARD)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_of_equal_scores_the_first_is_chosen(name: str) -> None:
+    p = random_problem(30, 4)
+    p = p._replace(scores=p.scores.div(p.width[:, None, None]).round())
+    q = build_estimator({"name": name}).assignment(p.scores, p.width)
+    assert torch.equal(q.argmax(1), p.scores.argmax(1))
+    torch.testing.assert_close(estimate(name, p).value, hard_goal(p.scores, p.gains))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_sums_to_zero_over_arms_where_all_scores_move_alike(name: str) -> None:
+    total = estimate(name, random_problem(200, 4)).gradient.sum(1)
+    exact = float(total.abs().max()) < 1e-12
+    assert exact == (name not in [*MEAN_ONLY, "finite_difference"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_constant_on_all_scores_of_a_user_changes_nothing(name: str) -> None:
+    p = random_problem(50, 4)
+    shift = torch.randn(3, 1, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = p._replace(scores=p.scores + 7 * shift)
+    torch.testing.assert_close(estimate(name, moved), estimate(name, p), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "perturbed"])
+def test_a_constant_on_all_gains_of_a_user_changes_no_gradient(name: str) -> None:
+    p = random_problem(50, 4)
+    constant = torch.randn(3, 1, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = estimate(name, p._replace(gains=p.gains + constant))
+    torch.testing.assert_close(moved.gradient, estimate(name, p).gradient, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moved.value, estimate(name, p).value + constant.sum(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "gumbel"])
+def test_a_constant_on_all_gains_changes_no_mean_of_perturbed(noise: str) -> None:
+    p = copies(40_000)
+    estimator = Perturbed(noise=noise)
+    plain = estimate(estimator, p).gradient
+    moved = estimate(estimator, p._replace(gains=p.gains + 1.0)).gradient
+    # The difference is a mean of noise alone; beside it stands the gradient itself, of the same size.
+    assert largest_z(plain + (moved - plain), plain.mean(-1)) < 4.5
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(unit=st.floats(1e-3, 1e3), gain_unit=st.floats(1e-3, 1e3))
+def test_units(name: str, unit: float, gain_unit: float) -> None:
+    p = random_problem(10, 3)
+    scaled = estimate(name, Problem(unit * p.scores, gain_unit * p.gains, unit * p.width, p.given))
+    plain = estimate(name, p)
+    torch.testing.assert_close(scaled.gradient, plain.gradient * gain_unit / unit, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(scaled.value, plain.value * gain_unit)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linear_in_the_gains(name: str) -> None:
+    p, other = random_problem(20, 4), random_problem(20, 4, seed=1).gains
+    total = estimate(name, p._replace(gains=p.gains + other))
+    torch.testing.assert_close(
+        total.gradient, estimate(name, p).gradient + estimate(name, p._replace(gains=other)).gradient
+    )
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_arms_and_users_have_no_order(name: str) -> None:
+    p = random_problem(30, 4)
+    g = torch.Generator().manual_seed(0)
+    arms, users = torch.randperm(4, generator=g), torch.randperm(30, generator=g)[:20]
+    shuffled = Problem(
+        p.scores[:, arms][..., users], p.gains[:, arms][..., users], p.width, arms.argsort()[p.given[users]]
+    )
+    found, plain = estimate(name, shuffled), estimate(name, p)
+    torch.testing.assert_close(found.gradient, plain.gradient[:, arms][..., users])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strided_inputs(name: str) -> None:
+    p = random_problem(30, 4)
+    users_first = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (p.scores, p.gains)]
+    found = estimate(name, p._replace(scores=users_first[0], gains=users_first[1]))
+    torch.testing.assert_close(found, estimate(name, p))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_degenerate_problems_have_finite_gradients(name: str, kind: torch.dtype) -> None:
+    p = random_problem(12, 4, kind=kind)
+    cases = {
+        "tied": p._replace(scores=torch.zeros_like(p.scores)),
+        "tied far from 0": p._replace(scores=torch.full_like(p.scores, 1e8)),
+        "one user": random_problem(1, 2, kind=kind),
+        "no users": Problem(p.scores[..., :0], p.gains[..., :0], p.width, p.given[:0]),
+        "huge scores": p._replace(scores=1e8 * p.scores),
+        "huge scores, tiny width": p._replace(scores=1e8 * p.scores, width=torch.full_like(p.width, 1e-30)),
+        "tiny width": p._replace(width=torch.full_like(p.width, 1e-30)),
+        "huge width": p._replace(width=torch.full_like(p.width, 1e30)),
+        "no gains": p._replace(gains=torch.zeros_like(p.gains)),
+    }
+    for case, problem in cases.items():
+        found = estimate(name, problem)
+        q = build_estimator({"name": name}).assignment(problem.scores, problem.width, torch.Generator())
+        assert found.gradient.shape == problem.scores.shape, case
+        assert found.gradient.isfinite().all(), case
+        assert found.value.isfinite().all(), case
+        torch.testing.assert_close(q.sum(1), torch.ones_like(q.sum(1)), msg=case)
+    for case in ("huge scores, tiny width", "tiny width"):
+        value = estimate(name, cases[case]).value.double()
+        torch.testing.assert_close(value, hard_goal(p.scores.float(), p.gains.float()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nes", "perturbed", "score_function", "gaussian", "softmax"])
+def test_noise_decides_between_equal_scores_however_large(name: str) -> None:
+    p = random_problem(4000, 4, kind=torch.float32)
+    q = build_estimator({"name": name}).assignment(torch.full_like(p.scores, 3e7), p.width, torch.Generator())
+    torch.testing.assert_close(q.mean(2), torch.full((3, 4), 0.25), rtol=0, atol=0.02)
 
 
 def test_configs_build_what_they_name() -> None:
     config = {"name": "softmax", "temperature": 2.5}
     estimator = build_estimator(config)
     assert isinstance(estimator, Softmax)
-    assert estimator.temperature == 2.5
+    assert estimator.width == 2.5
     assert config == {"name": "softmax", "temperature": 2.5}
+    assert build_estimator({"name": "nes", "sigma": None, "pairs": 4}).summary["evaluations"] == 8
 
 
-def test_unknown_estimators_are_named() -> None:
-    with pytest.raises(InputError, match=r"estimator\.name='softmx'; allowed: softmax"):
-        build_estimator({"name": "softmx"})
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        *(
+            ({"name": n, ESTIMATORS[n].width_name: bad}, rf"estimator\.{ESTIMATORS[n].width_name}={bad}; allowed: a ")
+            for n in NAMES
+            for bad in (0.0, -1.0, float("nan"), float("inf"))
+        ),
+        *(({"name": "nes", "pairs": bad}, rf"estimator\.pairs={bad}; ") for bad in (0, -1, 2.5, True)),
+        ({"name": "nes_global", "pairs": 0}, r"estimator\.pairs=0; allowed: a whole number of at least 1; fix: "),
+        ({"name": "perturbed", "samples": 0}, r"estimator\.samples=0; allowed: a whole number of at least 1; fix: "),
+        ({"name": "score_function", "samples": 1}, r"estimator\.samples=1; allowed: a whole number of at least 2"),
+        ({"name": "gaussian", "nodes": 7}, r"estimator\.nodes=7; allowed: a whole number of at least 8; fix: "),
+        ({"name": "perturbed", "noise": "cauchy"}, r"estimator\.noise='cauchy'; allowed: gaussian, gumbel; fix: "),
+        ({"name": "ifd", "clip": "none"}, r"estimator\.clip='none'; allowed: box, push; fix: "),
+        ({"name": "softmax", "sigma": 1.0}, r"estimator\.sigma of 'softmax'; allowed: temperature; fix: "),
+        ({"name": "nes", "samples": 1}, r"estimator\.samples of 'nes'; allowed: sigma, pairs; fix: "),
+        ({"name": "softmx"}, r"estimator\.name='softmx'; allowed: softmax, gaussian, nes, .*straight_through; fix: "),
+        ({}, r"estimator\.name=None; allowed: "),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as told:
+        build_estimator(config)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_cuda(name: str) -> None:
+    p = random_problem(100, 5, kind=torch.float32)
+    moved = Problem(*(x.cuda() for x in p))
+    generator = torch.Generator("cuda").manual_seed(0)
+    found = build_estimator({"name": name}).estimate(*moved, generator)
+    assert found.gradient.is_cuda
+    assert found.gradient.isfinite().all()
+    if name in DETERMINISTIC:
+        torch.testing.assert_close(found.gradient.cpu(), estimate(name, p).gradient, rtol=1e-4, atol=1e-5)

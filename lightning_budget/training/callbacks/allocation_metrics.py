@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_budget.allocation import policy_treatment, solve_multipliers
 from lightning_budget.batch import RCTBatch, ResponsePrediction
-from lightning_budget.losses.budget_regularizer import budget_grid
+from lightning_budget.losses.budgets import budget_grid
 from lightning_budget.metrics.functional.checks import Normalization
 from lightning_budget.metrics.functional.cost_curve import cost_curve, policy_curve
 from lightning_budget.metrics.functional.oracle import regret

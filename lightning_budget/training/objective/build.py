@@ -21,7 +21,7 @@ def objective_builder(
 
     Args:
         estimator: name and arguments, see :func:`~lightning_budget.estimators.build_estimator`.
-        objective: the keys of ``configs/objective/budget.yaml``.
+        objective: the keys of ``configs/objective/default.yaml``.
         budgets: fractions of the free optimum's spend, where the objective names none.
 
     Raises:

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules import CampaignDataModule, RCTDataModule
 from lightning_budget import config_schema
 from lightning_budget.campaign import Campaign
-from lightning_budget.config_schema import EstimatorConfig, ModelConfig, TrainerConfig
-from lightning_budget.estimators import ESTIMATORS
+from lightning_budget.config_schema import EstimatorConfig, ModelConfig, ObjectiveConfig, TrainerConfig
+from lightning_budget.estimators import ESTIMATORS, build_estimator, estimator_arguments
 from lightning_budget.models.registry import MODELS
+from lightning_budget.training.objective.build import objective_builder
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OPTIONS = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.glob("*/*.yaml"))
@@ -28,6 +29,15 @@ OPTIONS = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.gl
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 # Filled in by a run for each of its phases.
 FILLED_IN = {"logger", "callbacks", "plugins", "default_root_dir"}
+# Estimators of the presets that follow a publication.
+PRESETS = {
+    "paper_reconstruction": "nes",
+    "dfcl_pl": "softmax",
+    "dfcl_mer": "softmax",
+    "dfcl_ifd": "ifd",
+    "ppl": "softmax",
+    "pifd": "ifd",
+}
 # Values that a person must give.
 REQUIRED = {"data/table": ["data.path=x.csv", "data.treatment=t", "data.arms=[a,b]", "data.value=v"]}
 
@@ -106,10 +116,45 @@ def test_models_and_estimators_accept_their_configs() -> None:
     config = composed()
     model = inspect.signature(MODELS[config.model.name]).parameters
     assert {f.name for f in fields(ModelConfig)} - {"name", "optimizer"} <= model.keys()
-    estimator = inspect.signature(ESTIMATORS[config.estimator.name]).parameters
-    assert {f.name for f in fields(EstimatorConfig)} - {"name"} <= estimator.keys()
     assert {p.stem for p in (CONFIGS / "model").glob("*.yaml")} <= MODELS.keys()
-    assert {p.stem for p in (CONFIGS / "estimator").glob("*.yaml")} <= ESTIMATORS.keys()
+    arguments = {argument for name in ESTIMATORS for argument in estimator_arguments(name)}
+    assert {f.name for f in fields(EstimatorConfig)} == {"name", *arguments}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_has_a_config_that_names_all_its_arguments(name: str) -> None:
+    config = composed(f"estimator={name}").estimator
+    assert {key for key, value in config.items() if value is not None} == {"name", *estimator_arguments(name)}
+    built = build_estimator(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    assert type(built) is ESTIMATORS[name]
+    assert built.width == config[built.width_name]
+
+
+@pytest.mark.parametrize("name", [o.partition("/")[2] for o in OPTIONS if o.startswith("objective/")])
+@pytest.mark.parametrize("estimator", [None, "score_function"])
+def test_every_objective_is_built_with_its_own_estimator_and_any_other(name: str, estimator: str | None) -> None:
+    config = composed(f"objective={name}", *([] if estimator is None else [f"estimator={estimator}"]))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    objective = objective_builder(plain["estimator"], plain["objective"], plain["budgets"])()
+    expected = estimator or PRESETS.get(name, "softmax")
+    assert isinstance(objective.regularizer.estimator, ESTIMATORS[expected])
+    form = objective.regularizer.form
+    assert {f.name: getattr(form, f.name) for f in fields(form)} == {
+        f.name: plain["objective"].get(f.name, f.default) for f in fields(form)
+    }
+
+
+def test_presets_name_their_source_and_what_is_reconstructed() -> None:
+    assert PRESETS.keys() <= {o.partition("/")[2] for o in OPTIONS if o.startswith("objective/")}
+    primal = {name for name in PRESETS if composed(f"objective={name}").objective.form == "primal"}
+    assert primal == {"paper_reconstruction", "ppl", "pifd"}
+    text = {name: (CONFIGS / "objective" / f"{name}.yaml").read_text().lower() for name in PRESETS}
+    assert all("arxiv:" in t and "reconstruct" in t for t in text.values())
+
+
+def test_the_objectives_schema_is_what_its_config_says() -> None:
+    given = OmegaConf.load(CONFIGS / "objective" / "default.yaml")
+    assert {f.name for f in fields(ObjectiveConfig)} == set(given)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +163,7 @@ def test_models_and_estimators_accept_their_configs() -> None:
         "model.embeding_dim=8",
         "trainer.max_epoch=2",
         "objective.wieght=1",
-        "estimator.sigma=1",
+        "estimator.sigmma=1",
         "sed=1",
         "model.optimizer.rl=1",
     ],

@@ -17,14 +17,14 @@ def normal_draws(like: Tensor, count: int, generator: torch.Generator | None) ->
     time, so that memory does not grow with their number.
     """
     for _ in range(count):
-        yield torch.empty_like(like[0]).normal_(generator=generator)
+        yield like.new_empty(like.shape[1:]).normal_(generator=generator)
 
 
 def exponential_draws(like: Tensor, count: int, generator: torch.Generator | None) -> Iterator[Tensor]:
     """``count`` times Exp(1), above 0, each ``[K, N]``, as in :func:`normal_draws`; −log of it is standard Gumbel."""
     for _ in range(count):
         # Several times faster on a CPU than exponential_.
-        uniform = torch.empty_like(like[0]).uniform_(generator=generator)
+        uniform = like.new_empty(like.shape[1:]).uniform_(generator=generator)
         yield uniform.neg_().log1p_().neg_().clamp_min_(torch.finfo(like.dtype).tiny)
 
 

@@ -87,7 +87,7 @@ def each_user(problem: Problem) -> Iterator[tuple[int, int, np.ndarray, np.ndarr
 def hard_goal(scores: Tensor, gains: Tensor) -> Tensor:
     """``[B]``, Σ_i of the gain of the first of user i's largest scores, user by user."""
     total = torch.zeros(len(scores), dtype=torch.float64)
-    for b, i, own, gain in each_user(Problem(scores, gains, total, total)):
+    for b, _, own, gain in each_user(Problem(scores, gains, total, total)):
         total[b] += gain[max(range(len(own)), key=lambda j, a=own: a[j])]
     return total
 

@@ -29,5 +29,4 @@ def test_ascent_on_oracle_gains_raises_the_hard_goal(name: str, seed: int) -> No
     for _ in range(STEPS):
         scores = scores + step * estimator.estimate(scores, gains, width, given, g).gradient
     gained = (hard_goal(scores, gains) - start) / (best - start)
-    print(name, seed, gained.tolist())
-    assert float(gained.min()) > 0.2
+    assert float(gained.min()) > 0.25

@@ -13,7 +13,9 @@ from tests.estimators.oracles import Problem, central_difference, each_user, har
 
 def with_ties(problem: Problem) -> Problem:
     """Scores that are whole numbers, so that ties and steps onto ties are common."""
-    return Problem(problem.scores.div(problem.width[:, None, None]).round(), problem.gains, problem.width, problem.given)
+    return Problem(
+        problem.scores.div(problem.width[:, None, None]).round(), problem.gains, problem.width, problem.given
+    )
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -105,7 +107,9 @@ def test_ifd_asks_for_the_given_arms() -> None:
         IFD().estimate(p.scores, p.gains, p.width)
 
 
-@pytest.mark.parametrize(("floor", "ceiling"), [(0.0, 1.0), (-1.0, 1.0), (0.5, 0.4), (float("nan"), 1.0), (0.1, float("inf"))])
+@pytest.mark.parametrize(
+    ("floor", "ceiling"), [(0.0, 1.0), (-1.0, 1.0), (0.5, 0.4), (float("nan"), 1.0), (0.1, float("inf"))]
+)
 def test_rules_of_clipping_are_ordered(floor: float, ceiling: float) -> None:
     with pytest.raises(InputError, match=r"estimator\.floor="):
         IFD(clip="push", floor=floor, ceiling=ceiling)

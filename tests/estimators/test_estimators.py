@@ -19,7 +19,7 @@ from lightning_budget.estimators import (
     build_estimator,
     estimator_arguments,
 )
-from tests.estimators.oracles import Problem, copies, hard_goal, largest_z, random_problem
+from tests.estimators.oracles import Problem, copies, hard_goal, random_problem
 
 NAMES = list(ESTIMATORS)
 DETERMINISTIC = [n for n in NAMES if not ESTIMATORS[n].is_random]
@@ -31,7 +31,8 @@ MEAN_ONLY = ["nes", "nes_global", "perturbed"]
 
 def estimate(name: str | GradientEstimator, problem: Problem, seed: int = 0) -> GoalEstimate:
     estimator = build_estimator({"name": name}) if isinstance(name, str) else name
-    return estimator.estimate(*problem, torch.Generator().manual_seed(seed))
+    # Not the seed of the problem: noise that repeats the scores would tie them.
+    return estimator.estimate(*problem, torch.Generator().manual_seed(1000 + seed))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,7 +128,7 @@ def test_float32_is_close_to_float64(name: str) -> None:
 @pytest.mark.parametrize("name", [*DETERMINISTIC, "score_function"])
 def test_the_value_is_that_of_the_assignment(name: str) -> None:
     p = random_problem(40, 4)
-    q = build_estimator({"name": name}).assignment(p.scores, p.width, torch.Generator().manual_seed(0))
+    q = build_estimator({"name": name}).assignment(p.scores, p.width, torch.Generator().manual_seed(1000))
     torch.testing.assert_close(estimate(name, p).value, (q * p.gains).sum(dim=(1, 2)))
     assert bool(((q == 0) | (q == 1)).all()) == (name in HARD)
 
@@ -170,9 +171,10 @@ def test_a_constant_on_all_gains_changes_no_mean_of_perturbed(noise: str) -> Non
     p = copies(40_000)
     estimator = Perturbed(noise=noise)
     plain = estimate(estimator, p).gradient
-    moved = estimate(estimator, p._replace(gains=p.gains + 1.0)).gradient
-    # The difference is a mean of noise alone; beside it stands the gradient itself, of the same size.
-    assert largest_z(plain + (moved - plain), plain.mean(-1)) < 4.5
+    change = estimate(estimator, p._replace(gains=p.gains + 1.0)).gradient - plain
+    error = change.std(dim=-1) / change.shape[-1] ** 0.5
+    assert float(error.norm()) < 0.05 * float(plain.mean(-1).norm())
+    assert float((change.mean(-1) / error).abs().max()) < 4.5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,7 @@ from lightning_budget.estimators import (
     ScoreFunction,
     Softmax,
 )
+from lightning_budget.estimators.choice import noisy_choice_, noisy_gain_
 from lightning_budget.estimators.noise import exponential_draws, normal_draws
 from tests.estimators.oracles import Problem, copies, cosine, hard_goal, largest_z, random_problem, smoothed
 
@@ -29,7 +30,8 @@ LIMIT = 4.5
 
 
 def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    """Not the seed of a problem, whose scores the noise would repeat."""
+    return torch.Generator().manual_seed(1000 + seed)
 
 
 @pytest.mark.parametrize("treatments", [2, 4])
@@ -162,7 +164,40 @@ def test_gumbel_and_normal_draws_have_their_law() -> None:
     like = torch.zeros(1, 2, 100_000, dtype=torch.float64)
     (normal,), (exponential,) = normal_draws(like, 1, seeded(0)), exponential_draws(like, 1, seeded(0))
     assert float(exponential.min()) > 0
-    for sample, mean, deviation in ((normal, 0.0, 1.0), (exponential, 1.0, 1.0), (-exponential.log(), 0.57722, 1.28255)):
+    for sample, mean, deviation in (
+        (normal, 0.0, 1.0),
+        (exponential, 1.0, 1.0),
+        (-exponential.log(), 0.57722, 1.28255),
+    ):
         error = deviation / sample.numel() ** 0.5
         assert abs(float(sample.mean()) - mean) < LIMIT * error
         assert float(sample.std()) == pytest.approx(deviation, rel=0.03)
+
+
+def test_antithetic_pairs_balance_in_the_assignment() -> None:
+    tied = torch.zeros(1, 2, 50, dtype=torch.float64)
+    q = NES(pairs=3).assignment(tied, torch.ones(1), seeded(0))
+    assert torch.equal(q, torch.full_like(tied, 0.5))
+
+
+def test_noisy_choices_and_their_gains() -> None:
+    p = random_problem(200, 5)
+    best = p.scores.argmax(1, keepdim=True)
+    assert torch.equal(noisy_choice_(p.scores.clone()), torch.zeros_like(p.scores).scatter_(1, best, 1))
+    for unit in (1e-30, 1.0, 1e20):
+        found = noisy_gain_(p.scores.float(), unit * p.gains.float())
+        assert torch.equal(found, (unit * p.gains.float()).gather(1, best).squeeze(1))
+    # Rounding alone makes ties; they must neither double a choice nor add gains up.
+    tied = torch.zeros(1, 4, 1)
+    assert torch.equal(noisy_choice_(tied.clone()), torch.full_like(tied, 0.25))
+    assert float(noisy_gain_(tied, torch.tensor([1.0, 3.0, -2.0, 3.0])[None, :, None])) == 3.0
+
+
+@pytest.mark.parametrize("estimator", [Perturbed(noise="gumbel"), ScoreFunction()])
+def test_a_uniform_variate_of_zero_makes_no_infinite_noise(
+    estimator: GradientEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One in 2^24 float32 uniforms is exactly 0, which is a few in each epoch.
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, **_: self.zero_())
+    p = random_problem(5, 3, kind=torch.float32)
+    assert estimator.estimate(*p).gradient.isfinite().all()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_budget.allocation.chunks import user_chunks
 from lightning_budget.allocation.frontier import LARGEST, Frontier, efficient_frontier
-from lightning_budget.allocation.narrowing import Narrowed, narrowed
+from lightning_budget.allocation.narrowing import Narrowed, narrowed, two_floats
 from lightning_budget.allocation.policy import policy_treatment
 from lightning_budget.allocation.problem import check_feasible, check_predictions
 from lightning_budget.allocation.summation import exact_parts
@@ -123,7 +123,7 @@ def _narrow(v: Tensor, c: Tensor, total: float) -> tuple[float, float]:
         else:
             low, high = guess_low, guess_high
         still = at_low != at_high
-        settled.append(math.fsum(exact_parts(treatment_cost(c, at_high)[~still])))
+        settled += two_floats(exact_parts(treatment_cost(c, at_high)[~still]))
         v, c = v[still], c[still]
         if len(v) > users // 2:  # many users share one slope: no bracket separates them, sorting does
             break

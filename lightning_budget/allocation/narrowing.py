@@ -44,7 +44,9 @@ def narrowed(
     """Prove each bracket and leave out the users that it settles; ``None`` for a bracket that misses its multiplier.
 
     The spend of a user does not increase in λ: who clearly prefers arms of one cost at both ends has that cost in
-    between. Whoever is near a tie at an end is left in, so rounding never settles anybody.
+    between. Whoever is near a tie at an end is left in, so rounding never settles anybody: a lead of the best arm over
+    another is linear in λ, and so is the size that it is compared with, hence who leads clearly at both ends does in
+    between. An end so large that scores overflow settles nobody.
 
     Args:
         value, cost: ``[N, K]``; totals: B budgets for all N users together; brackets: B multipliers ``(low, high)``.
@@ -57,13 +59,17 @@ def narrowed(
         paid, is_open = _settle(value[start : start + SLICE], cost[start : start + SLICE], ends)
         for b in budgets:
             users[b].append(is_open[b].nonzero().squeeze(1) + start)
-            parts = exact_parts(paid[b].masked_fill(is_open[b], 0))
-            total = math.fsum(parts)
-            settled[b] += [total, math.fsum([*parts, -total])]
+            settled[b] += two_floats(exact_parts(paid[b].masked_fill(is_open[b], 0)))
     return [
         _prove(value, cost, total, bracket, torch.cat(left), done)
         for total, bracket, left, done in zip(totals, brackets, users, settled, strict=True)
     ]
+
+
+def two_floats(parts: list[float]) -> list[float]:
+    """The sum of many parts as a float and what its rounding left out."""
+    total = math.fsum(parts)
+    return [total, math.fsum([*parts, -total])]
 
 
 def _prove(

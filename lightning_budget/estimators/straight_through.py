@@ -30,7 +30,7 @@ class StraightThrough(Softmax):
     arXiv:1611.01144.
     """
 
-    unbiased_for = ""
+    unbiased_for = "Gumbel noise (its value is the hard one)"
 
     @torch.no_grad()
     def assignment(self, scores: Tensor, width: Tensor, generator: torch.Generator | None = None) -> Tensor:

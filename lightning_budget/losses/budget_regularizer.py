@@ -32,8 +32,8 @@ CostTerm = Literal["none", "lambda", "mu"]
 Centring = Literal["none", "centred"]
 WidthUnit = Literal["spread", "value"]
 
-LARGEST_MULTIPLIER = 1e18
-"""Of a budget that only just covers the cheapest arms: larger ones overflow when squared in float32."""
+LARGEST_MULTIPLIER = 1e15
+"""Of a budget that only just covers the cheapest arms: larger ones times a gain at them may overflow in float32."""
 
 
 @dataclass(frozen=True)
@@ -120,29 +120,30 @@ class BudgetRegularizer:
         Returns:
             Scalar, value units per user, float32 or more; a mean over rows.
         """
-        own = ArmsFirst.of(prediction)
-        state = state.to(own.value.device, own.value.dtype)
-        scores = own.scores(state.multiplier)
-        base = own if model is None else ArmsFirst.of(model)
-        shares = torch.ones_like(state.rate), -state.rate
-        gain = gains(batch, self.form.weighting, state.constants, base, *shares, has_base=self.form.has_base)
-        width = self.estimator.width * width_factor * state.spread
-        if self.form.entropy:
-            gain.sub_(scores, alpha=self.form.entropy)
-        found = self.estimator.estimate(scores, gain, width, batch.treatment, generator)
-        n = len(state.multiplier) * len(batch)
-        goal = found.value.sum() / n
-        if self.form.entropy:
-            score = found.score
-            if score is None:
-                score = (self.estimator.assignment(scores, width, generator) * scores).sum(dim=(1, 2))
-            goal = goal + self.form.entropy * score.sum() / n
-        if self.form.form == "primal":
-            goal = goal + (state.rate * state.budget).mean()
-        # ∂a/∂v̂ = 1 and ∂a/∂ĉ = −λ, both sums over multipliers in one product.
-        chain = torch.stack([torch.ones_like(state.multiplier), -state.multiplier]) / n
-        d_value, d_cost = (chain @ found.gradient.flatten(1)).view(2, *own.value.shape)
-        return with_gradient(prediction.value, prediction.cost, goal, d_value.T, d_cost.T)
+        with _without_autocast(prediction):
+            own = ArmsFirst.of(prediction)
+            state = state.to(own.value.device, own.value.dtype)
+            scores = own.scores(state.multiplier)
+            base = own if model is None else ArmsFirst.of(model)
+            shares = torch.ones_like(state.rate), -state.rate
+            gain = gains(batch, self.form.weighting, state.constants, base, *shares, has_base=self.form.has_base)
+            width = self.estimator.width * width_factor * state.spread
+            if self.form.entropy:
+                gain.sub_(scores, alpha=self.form.entropy)
+            found = self.estimator.estimate(scores, gain, width, batch.treatment, generator)
+            n = len(state.multiplier) * len(batch)
+            goal = found.value.sum() / n
+            if self.form.entropy:
+                score = found.score
+                if score is None:
+                    score = (self.estimator.assignment(scores, width, generator) * scores).sum(dim=(1, 2))
+                goal = goal + self.form.entropy * score.sum() / n
+            if self.form.form == "primal":
+                goal = goal + (state.rate * state.budget).mean()
+            # ∂a/∂v̂ = 1 and ∂a/∂ĉ = −λ, both sums over multipliers in one product.
+            chain = torch.stack([torch.ones_like(state.multiplier), -state.multiplier]) / n
+            d_value, d_cost = (chain @ found.gradient.flatten(1)).view(2, *own.value.shape)
+            return with_gradient(prediction.value, prediction.cost, goal, d_value.T, d_cost.T)
 
     @torch.no_grad()
     def measure(
@@ -167,33 +168,46 @@ class BudgetRegularizer:
             part: of the rows, where each rank measures one, with reduce: sums over ranks.
 
         Returns:
-            In the type of the predictions, at least float32.
+            In the type of the predictions, at least float32; multipliers above 1e15 are held there.
+
+        Raises:
+            InputError: if the form is primal and there are no budgets.
         """
-        kind = torch.promote_types(prediction.value.dtype, torch.float32)
-        multiplier = multipliers.to(prediction.value.device, kind).clamp(max=LARGEST_MULTIPLIER)
-        treatments, form = prediction.value.shape[1], self.form
-        if form.width_unit == "spread":
-            spread = score_spread(prediction, multiplier, part, reduce).to(kind)
-        else:
-            spread = torch.ones_like(multiplier)
-        width = self.estimator.width * width_factor * spread
+        if budgets is None and self.form.form == "primal":
+            raise InputError(
+                "multipliers without budgets and form=primal",
+                "budgets",
+                "set objective.form=dual, or objective.budgets",
+            )
+        with _without_autocast(prediction):
+            kind = torch.promote_types(prediction.value.dtype, torch.float32)
+            multiplier = multipliers.to(prediction.value.device, kind).clamp(max=LARGEST_MULTIPLIER)
+            treatments, form = prediction.value.shape[1], self.form
+            if form.width_unit == "spread":
+                spread = score_spread(prediction, multiplier, part, reduce).to(kind)
+            else:
+                spread = torch.ones_like(multiplier)
+            width = self.estimator.width * width_factor * spread
 
-        def data() -> Iterator[Piece]:
-            return pieces(prediction, outcomes, model, part)
+            def data() -> Iterator[Piece]:
+                return pieces(prediction, outcomes, model, part)
 
-        smoothing = (self.estimator, form.weighting)
-        if form.weighting == "poststratified" or (form.weighting == "hajek" and form.baseline == "none"):
-            constants = policy_constants(data(), *smoothing, multiplier, width, treatments, generator, reduce)
-        elif form.baseline == "centred":
-            constants = arm_residuals(data(), multiplier, treatments, form.weighting == "doubly_robust", reduce)
-            if form.weighting == "hajek":
-                hajek = policy_constants(data(), *smoothing, multiplier, width, treatments, generator, reduce)
-                constants = type(constants)(constants.value_base, constants.cost_base, hajek.factor)
-        else:
-            constants = no_constants(multiplier, treatments)
-        rate = {"none": torch.zeros_like(multiplier), "lambda": multiplier}.get(form.cost_term)
-        if rate is None:
-            rate = exchange_rate(data(), *smoothing, constants, multiplier, width, generator, reduce)
-        budget = torch.full_like(multiplier, torch.nan) if budgets is None else budgets.to(multiplier)
-        bases = (constants.value_base, constants.cost_base, constants.factor)
-        return GoalState(budget, multiplier, spread, rate, *bases)
+            smoothing = (self.estimator, form.weighting)
+            constants = None
+            if form.baseline == "centred" and form.weighting != "poststratified":
+                constants = arm_residuals(data(), multiplier, treatments, form.weighting == "doubly_robust", reduce)
+            if form.weighting in ("hajek", "poststratified"):
+                about = (multiplier, width, treatments, generator, reduce, constants)
+                constants = policy_constants(data(), *smoothing, *about)
+            constants = constants or no_constants(multiplier, treatments)
+            rate = {"none": torch.zeros_like(multiplier), "lambda": multiplier}.get(form.cost_term)
+            if rate is None:
+                rate = exchange_rate(data(), *smoothing, constants, multiplier, width, generator, reduce)
+            budget = torch.full_like(multiplier, torch.nan) if budgets is None else budgets.to(multiplier)
+            bases = (constants.value_base, constants.cost_base, constants.factor)
+            return GoalState(budget, multiplier, spread, rate, *bases)
+
+
+def _without_autocast(prediction: ResponsePrediction) -> torch.autocast:
+    """Sums over arms are matrix products, which autocast would round to a few digits."""
+    return torch.autocast(prediction.value.device.type, enabled=False)

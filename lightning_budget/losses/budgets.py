@@ -119,8 +119,9 @@ class BudgetPrior:
             raise InputError(
                 f"objective.budgets from {self.low:g} to {self.high:g}", "low below high", "exchange the two"
             )
-        if self.count < 1:
-            raise InputError(f"objective.budgets.count={self.count}", "at least 1", "8 cover an interval well")
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            found = f"objective.budgets.count={self.count!r}"
+            raise InputError(found, "a whole number of at least 1", "8 cover an interval well")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,13 +160,13 @@ def parse_budgets(config: Sequence[float] | Mapping[str, Any], unit: str = "frac
     Raises:
         InputError: for what neither class takes.
     """
-    if not isinstance(config, Mapping):
-        return FixedBudgets(tuple(float(b) for b in config), unit)  # type: ignore[arg-type]  # checked there
     try:
-        return BudgetPrior(**config, unit=unit)  # type: ignore[arg-type]
+        if isinstance(config, Mapping):
+            return BudgetPrior(**config, unit=unit)  # type: ignore[arg-type]  # checked there
+        return FixedBudgets(tuple(config), unit)  # type: ignore[arg-type]  # checked there
     except TypeError:
         raise InputError(
-            f"objective.budgets={dict(config)}",
+            f"objective.budgets={config!r}",
             "a list of amounts, or shape, low, high and count",
             "write objective.budgets={shape: uniform, low: 0.05, high: 0.5, count: 8}",
         ) from None
@@ -178,6 +179,6 @@ def _check_unit(unit: str) -> None:
         )
 
 
-def _check_amount(name: str, amount: float) -> None:
-    if not 0 < amount < math.inf:
-        raise InputError(f"{name}={amount:g}", "numbers above 0", "drop it")
+def _check_amount(name: str, amount: object) -> None:
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < math.inf:
+        raise InputError(f"{name}={amount!r}", "finite numbers above 0", "write a number such as 0.3, without quotes")

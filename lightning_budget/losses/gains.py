@@ -80,11 +80,12 @@ def gains(
 
         g_bji = m_bji + 1[t_i = j] ω_bi (y_bi − m_bji),      ω_bi = factor_b,t_i / p_i    (poststratified: no p)
 
-    All weightings are this form: ``ipw`` has m = 0 or the arms' means; ``hajek`` m = V̄ and factor 1/S, the derivative
-    of Σ w y / Σ w; ``poststratified`` the mean of the arm's matched rows and the policy's share over theirs.
+    All weightings are this form: ``ipw`` has m = 0 or the arms' means; ``hajek`` m = V̄ and factor N/S, with
+    S = Σ w q and w = 1/p, so that Σ q g / N has the value of V̄ = Σ w q y / S and, at the q of the constants, its
+    derivative; ``poststratified`` the mean of the arm's matched rows and the policy's share over theirs.
 
     Args:
-        outcomes: n rows; constants: of :func:`lightning_budget.losses.gain_constants.gain_constants`.
+        outcomes: n rows; constants: measured on the whole data, see :mod:`lightning_budget.losses.measure`.
         model: predictions that do not see the rows' own outcomes, for ``doubly_robust``.
         value_share, cost_share: ``[B]``; (1, −κ) for value net of cost at rate κ, (1, 0) for value alone.
         has_base: whether the constants' bases may differ from 0; saves time, and changes nothing, where they do not.

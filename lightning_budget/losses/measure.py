@@ -17,6 +17,8 @@ CHUNK = 1 << 13
 DEVICE_CHUNK = 1 << 18
 SPREAD_FLOOR = 1e-6
 """Of the scores' size: scores that are all tied leave no spread, and a width must be above 0."""
+SMALLEST_SPREAD = 1e-18
+"""In value units: scores this small are zero in any unit, and a derivative by them would overflow in float32."""
 
 ModelPrediction = ResponsePrediction | Callable[[slice], ResponsePrediction] | None
 """Baseline of ``doubly_robust`` for all rows, or for the rows of a slice; ``None``: the prediction itself."""
@@ -82,19 +84,23 @@ def score_spread(
         prediction: ``[N, K]`` each; multipliers: ``[B]``; part: of the rows, with reduce: sums over ranks.
 
     Returns:
-        ``[B]`` float64, value units per user, above 0.
+        ``[B]`` float64, value units per user, above 0; 1 where all scores are 0.
     """
     sums = multipliers.new_zeros((3, len(multipliers)), dtype=torch.float64)
     for cut in _cuts(prediction, part):
         own = _cut(prediction, cut)
         scores = own.scores(multipliers.to(own.value))
-        centre = scores.mean(dim=1, keepdim=True)
-        sums[0] += (scores - centre).square_().mean(dim=1).sqrt_().sum(dim=1)
-        sums[1] += scores.abs().mean(dim=1).sum(dim=1)
+        size = scores.abs()
+        # In units of the largest: the square of a score at a large multiplier may overflow in float32.
+        unit = size.amax(dim=(1, 2)).clamp_min_(torch.finfo(size.dtype).tiny)
+        scores -= scores.mean(dim=1, keepdim=True)
+        scores /= unit[:, None, None]
+        sums[0] += scores.square_().mean(dim=1).sqrt_().sum(dim=1) * unit.double()
+        sums[1] += size.mean(dim=1).sum(dim=1)
         sums[2] += scores.shape[2]
     spread, size_of_scores, users = reduce(sums) if reduce else sums
-    floor = SPREAD_FLOOR * size_of_scores / users
-    return torch.maximum(spread / users, floor).clamp_min(torch.finfo(torch.float32).tiny)
+    found = torch.maximum(spread, SPREAD_FLOOR * size_of_scores) / users
+    return found.where(found > SMALLEST_SPREAD, 1.0)
 
 
 def no_constants(multipliers: Tensor, treatments: int) -> GainConstants:
@@ -135,16 +141,21 @@ def policy_constants(
     treatments: int,
     generator: torch.Generator | None = None,
     reduce: Reduce | None = None,
+    centres: GainConstants | None = None,
 ) -> GainConstants:
     """Constants that depend on the policy, under the estimator's smoothing q.
 
     ::
 
-        hajek           base_bj = Σ w q y / Σ w q over the rows' own arms,  factor = N / Σ w q,     w = 1/p
-        poststratified  base_bj = the same over the rows given arm j, w = 1,  factor_bj = Σ_i q_bji / Σ_{t_i=j} q_bji
+        hajek           base_bj = m_j + Σ w q (y − m_t) / Σ w q over the rows' own arms t,  factor = N / Σ w q,  w = 1/p
+        poststratified  base_bj = the same over the rows given arm j, w = 1, m = 0,
+                        factor_bj = Σ_i q_bji / Σ_{t_i=j} q_bji
+
+    An arm of which no row is matched has base and factor 0.
 
     Args:
         data: all rows; width: ``[B]``, of the smoothing, in units of the scores.
+        centres: m of ``hajek``, of :func:`arm_residuals`; ``None``: 0.
     """
     shape = (len(multipliers), treatments)
     # Per multiplier and arm: Σ q over all users; Σ w q, Σ w q y^v, Σ w q y^c over the users given it.
@@ -156,8 +167,12 @@ def policy_constants(
         matched = q.gather(1, rows.treatment.expand(len(q), 1, -1)).squeeze(1).double()
         if weighting == "hajek":
             matched /= rows.propensity.double()
+        value, cost = rows.value.double(), rows.cost.double()
+        if centres is not None:
+            value = value - centres.value_base.double()[:, rows.treatment]
+            cost = cost - centres.cost_base.double()[:, rows.treatment]
         sums[0] += q.sum(dim=2)
-        for total, x in zip(sums[1:], (matched, matched * rows.value, matched * rows.cost), strict=True):
+        for total, x in zip(sums[1:], (matched, matched * value, matched * cost), strict=True):
             total.index_add_(1, rows.treatment, x)
         users += q.shape[2]
     if reduce:
@@ -169,7 +184,10 @@ def policy_constants(
     weight, value, cost = sums[1], sums[2], sums[3]
     # No row of an arm is matched: it has no estimate, and no row that could want one.
     some = weight.where(weight > 0, torch.inf)
-    return GainConstants(*(x.to(multipliers) for x in (value / some, cost / some, users / some)))
+    found = GainConstants(*(x.to(multipliers) for x in (value / some, cost / some, users / some)))
+    if centres is None:
+        return found
+    return GainConstants(centres.value_base + found.value_base, centres.cost_base + found.cost_base, found.factor)
 
 
 def exchange_rate(

@@ -11,14 +11,22 @@ from torch import Tensor
 class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, cost: Tensor, goal: Tensor, d_value: Tensor, d_cost: Tensor) -> Tensor:
-        ctx.save_for_backward(d_value.to(value.dtype), d_cost.to(cost.dtype))
+        ctx.kinds = value.dtype, cost.dtype
+        ctx.save_for_backward(_within(d_value, value.dtype), _within(d_cost, cost.dtype))
         return goal.clone()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        d_value, d_cost = ctx.saved_tensors
         (upstream,) = outputs
-        return upstream * d_value, upstream * d_cost, None, None, None
+        # The product first: a loss scale is there to lift small derivatives above what float16 can hold.
+        d_value, d_cost = ((upstream * d).to(kind) for d, kind in zip(ctx.saved_tensors, ctx.kinds, strict=True))
+        return d_value, d_cost, None, None, None
+
+
+def _within(derivative: Tensor, kind: torch.dtype) -> Tensor:
+    """Held at the largest number of ``kind``, so that only a loss scale, which adapts, makes it overflow."""
+    largest = torch.finfo(kind).max
+    return derivative if largest >= torch.finfo(derivative.dtype).max else derivative.clamp(-largest, largest)
 
 
 def with_gradient(value: Tensor, cost: Tensor, goal: Tensor, d_value: Tensor, d_cost: Tensor) -> Tensor:
@@ -28,7 +36,8 @@ def with_gradient(value: Tensor, cost: Tensor, goal: Tensor, d_value: Tensor, d_
     its value, so that one backward carries both this and the prediction loss.
 
     Args:
-        value, cost: ``[n, K]`` predictions; goal: scalar; d_value, d_cost: ``[n, K]``.
+        value, cost: ``[n, K]`` predictions, of any floating type.
+        goal: scalar, of the type of the result; d_value, d_cost: ``[n, K]``, kept in their own type until backward.
     """
     result = _WithGradient.apply(value, cost, goal, d_value, d_cost)
     assert isinstance(result, Tensor)

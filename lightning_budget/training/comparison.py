@@ -17,6 +17,7 @@ from lightning_budget.training.data import TrialData
 from lightning_budget.training.export import checkpoint_exists
 from lightning_budget.training.fit_check import check_same_model
 from lightning_budget.training.module import BudgetModule
+from lightning_budget.training.objective.warm_start import check_warm_start
 from lightning_budget.training.optimizers import step_in_backward
 from lightning_budget.training.phase import Phase, build_trainer, fit_phase, predict_best
 from lightning_budget.training.strategy import TorchRecStrategy
@@ -75,8 +76,8 @@ def check_recipe(recipe: Recipe, datamodule: TrialData, baseline: bool = True, f
     if described.sparse_arch is not None:
         step_in_backward(described.sparse_arch, 1.0, module.hparams["embedding_optimizer"])
         strategy.refuse_what_cannot_be_laid_out(described)
-    if recipe.objective is not None:
-        recipe.objective()
+    if recipe.objective is not None and (start := recipe.objective().warm_start_ckpt) is not None and folder is None:
+        check_warm_start(start, module)
     datamodule.train_dataloader()
     if folder is None:
         return

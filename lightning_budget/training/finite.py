@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_budget.errors import InputError
 
@@ -50,6 +50,29 @@ class FiniteGuard:
             step, names, host, event = pending
             event.synchronize()
             _refuse(step, names, host)
+
+
+def refuse_broken_weights(module: nn.Module, step: int) -> None:
+    """Of a finite loss the gradient may still overflow, and only the loss of the next step would tell.
+
+    Args:
+        module: whose weights, on this rank, are about to be saved; step: how many have been made.
+
+    Raises:
+        InputError: naming the first weight with an entry that is not finite.
+    """
+    named = [(name, p.detach()) for name, p in module.named_parameters() if p.numel()]
+    # Extremes, which NaN passes through, take no memory beside a large table.
+    ends = torch.stack([torch.stack(p.aminmax()).float().cpu() for _, p in named])
+    finite = ends.isfinite().all(dim=1)
+    if bool(finite.all()):
+        return
+    name = named[int(finite.logical_not().nonzero()[0])][0]
+    raise InputError(
+        f"{name} is not finite after {step} steps; training stops and the last checkpoint stays as it is",
+        "finite weights",
+        "lower model.optimizer.lr or objective.weight, or raise the estimator's width",
+    )
 
 
 def _refuse(step: int, names: tuple[str, ...], values: Tensor) -> None:

@@ -19,7 +19,7 @@ from lightning_budget.models.registry import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
-from lightning_budget.training.finite import FiniteGuard
+from lightning_budget.training.finite import FiniteGuard, refuse_broken_weights
 from lightning_budget.training.optimizers import dense_parameters, step_in_backward
 from lightning_budget.training.optimizers import embedding_optimizer as get_embedding_optimizer
 from lightning_budget.training.sharding import materialize_tables
@@ -170,6 +170,7 @@ class BudgetModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what wrote the checkpoint, and write none of a model that has seen NaN."""
         self._finite.flush()
+        refuse_broken_weights(self, self.global_step)
         checkpoint["versions"] = versions()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -178,8 +179,14 @@ class BudgetModule(L.LightningModule):
         )
         if self.hparams["schedule"] == "constant":
             return optimizer
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise InputError(
+                "model.optimizer.schedule=cosine on a run without an end",
+                "trainer.max_epochs or trainer.max_steps with it",
+                "set one of them, or schedule=constant",
+            )
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 
 

@@ -21,8 +21,11 @@ from training_runs import small_data, small_module, small_trainer
 from lightning_budget.batch import RCTBatch
 from lightning_budget.estimators import Softmax
 from lightning_budget.losses.budget_regularizer import BudgetRegularizer
+from lightning_budget.losses.budgets import FixedBudgets
 from lightning_budget.training import pipeline
 from lightning_budget.training.callbacks import AllocationMetrics, BudgetObjective
+from lightning_budget.training.objective.schedule import Schedule
+from lightning_budget.training.objective.targets import Targets
 from lightning_budget.training.pipeline import _Sent
 from lightning_budget.training.plan import ShardingConfig, TableSharding
 from lightning_budget.training.strategy import TorchRecStrategy
@@ -102,7 +105,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     losses, rows = Losses(), Rows()
     callbacks: list[L.Callback] = [losses, rows, AllocationMetrics(budgets=(0.2, 0.5))]
     callbacks.append(Glances(data.val.batch(torch.arange(8))))
-    callbacks.append(BudgetObjective(BudgetRegularizer(Softmax(1.0)), (0.1, 0.4), warm_start_epochs=1, weight=2.0))
+    targets, schedule = Targets(FixedBudgets((0.1, 0.4))), Schedule(weight=2.0, warm_start_epochs=1)
+    callbacks.append(BudgetObjective(BudgetRegularizer(Softmax(1.0)), targets, schedule))
     if "save_at" in job:
         callbacks.append(SaveAt(job["save_at"], job["checkpoint"]))
     trainer = small_trainer(

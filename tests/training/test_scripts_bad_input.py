@@ -61,7 +61,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         ("budgets=[]", "no budget fractions"),
         ("objective.weight=-1", "objective.weight=-1"),
         ("objective.warm_start_epochs=-1", "objective.warm_start_epochs=-1"),
-        ("objective.weighting=dr", "objective.weighting='dr'; allowed: ipw, doubly_robust"),
+        ("objective.weighting=dr", "objective.weighting='dr'; allowed: ipw, hajek, poststratified, doubly_robust"),
         ("estimator.temperature=0", "estimator.temperature=0"),
         ("estimator.name=sofmax", "estimator.name='sofmax'"),
         ("model.name=tarnett", "model.name='tarnett'; allowed: tarnet"),

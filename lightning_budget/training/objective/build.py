@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from lightning_budget.estimators import build_estimator
+from lightning_budget.errors import InputError
+from lightning_budget.estimators import ESTIMATORS, build_estimator, estimator_arguments
 from lightning_budget.losses.budget_regularizer import BudgetRegularizer, GoalForm
-from lightning_budget.losses.budgets import parse_budgets
-from lightning_budget.training.callbacks.budget_objective import BudgetObjective, Targets
-from lightning_budget.training.objective.refresh import Source
+from lightning_budget.losses.budgets import budget_grid, parse_budgets
+from lightning_budget.training.callbacks.budget_objective import BudgetObjective
 from lightning_budget.training.objective.schedule import Schedule
+from lightning_budget.training.objective.source import Source
+from lightning_budget.training.objective.targets import Targets
 
 
 def objective_builder(
@@ -27,12 +29,23 @@ def objective_builder(
     Raises:
         InputError: for what no part takes.
     """
+    _check_numbers(estimator)
     regularizer = BudgetRegularizer(build_estimator(estimator), GoalForm(**_of(GoalForm, objective)))
-    given = objective.get("budgets")
+    given, multipliers = objective.get("budgets"), objective.get("multipliers")
+    if given is not None and multipliers is not None:
+        raise InputError("objective.budgets and objective.multipliers", "one of the two", "set one of them to null")
+    if given is None:
+        budget_grid(budgets, 1.0)  # an error names the report's key
     targets = Targets(
         parse_budgets(budgets if given is None else given, objective.get("budget_unit", "fraction")),
-        None if objective.get("multipliers") is None else tuple(objective["multipliers"]),
+        None if multipliers is None else tuple(multipliers),
     )
+    if given is None and targets.budgets.unit != "fraction":
+        raise InputError(
+            f"objective.budget_unit={targets.budgets.unit} of the report's budgets",
+            "fraction, which they are",
+            "give objective.budgets=[…] in that unit",
+        )
     schedule = Schedule(**_of(Schedule, objective))
     names = {"source": "name", "refresh_every_n_steps": "every_n_steps", "momentum": "momentum"}
     source = Source(**{names[key]: objective[key] for key in names if key in objective})
@@ -47,3 +60,16 @@ def objective_builder(
 
 def _of(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: config[f.name] for f in fields(kind) if f.name in config}
+
+
+def _check_numbers(estimator: Mapping[str, Any]) -> None:
+    """The config's schema cannot: which arguments there are depends on the estimator."""
+    defaults = estimator_arguments(estimator["name"]) if estimator.get("name") in ESTIMATORS else {}
+    for key, default in defaults.items():
+        given = estimator.get(key)
+        if _is_number(default) and given is not None and not _is_number(given):
+            raise InputError(f"estimator.{key}={given!r}", "a number", f"{default} is the default")
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_budget.batch import ResponsePrediction
-from lightning_budget.training.objective.refresh import sum_over_ranks
+from lightning_budget.training.objective.ranks import sum_over_ranks
 
 Loss = Callable[[ResponsePrediction], Tensor]
 

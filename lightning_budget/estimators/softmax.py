@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_budget.estimators.base import GoalEstimate, GradientEstimator, check_width
-from lightning_budget.estimators.choice import standardize
+from lightning_budget.estimators.choice import at_least_float32, standardize
 
 
 class Softmax(GradientEstimator):
@@ -43,10 +43,13 @@ class Softmax(GradientEstimator):
         given: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> GoalEstimate:
-        # In place where a tensor is ours: at [8, 5, 8192] the passes over memory are most of the cost.
-        q = torch.softmax(standardize(scores, width), dim=1)
-        gains = gains.to(q.dtype)
-        earned = (q * gains).sum(dim=1, keepdim=True)
+        # Few passes over memory, which at [8, 5, 8192] are most of the cost: shares q = e / z are never formed.
+        kind = at_least_float32(scores)
+        e = standardize(scores, width).exp_()
+        gains, scores = gains.to(kind), scores.to(kind)
+        z, product = e.sum(dim=1, keepdim=True), torch.empty_like(e)
+        earned = torch.mul(e, gains, out=product).sum(dim=1, keepdim=True).div_(z)
+        score = torch.mul(e, scores, out=product).sum(dim=1).div_(z[:, 0]).sum(dim=1)
         # The width last: 0 / width is 0 however small it is, where (g − earned) / width may overflow.
-        gradient = q.mul_(gains - earned).div_(width.to(q.dtype)[:, None, None])
-        return GoalEstimate(earned.sum(dim=(1, 2)), gradient)
+        gradient = e.mul_(torch.sub(gains, earned, out=product)).div_(z).mul_(1 / width.to(kind)[:, None, None])
+        return GoalEstimate(earned.sum(dim=(1, 2)), gradient, score)

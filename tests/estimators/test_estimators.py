@@ -154,7 +154,17 @@ def test_a_constant_on_all_scores_of_a_user_changes_nothing(name: str) -> None:
     p = random_problem(50, 4)
     shift = torch.randn(3, 1, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     moved = p._replace(scores=p.scores + 7 * shift)
-    torch.testing.assert_close(estimate(name, moved), estimate(name, p), rtol=1e-9, atol=1e-9)
+    there, here = estimate(name, moved), estimate(name, p)
+    torch.testing.assert_close((there.value, there.gradient), (here.value, here.gradient), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_score_that_is_told_is_that_of_the_assignment(name: str) -> None:
+    p = random_problem(50, 4)
+    if (score := estimate(name, p).score) is None:
+        pytest.skip("tells none")
+    q = build_estimator({"name": name}).assignment(p.scores, p.width)
+    torch.testing.assert_close(score, (q * p.scores).sum(dim=(1, 2)))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "perturbed"])

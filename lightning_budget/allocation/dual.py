@@ -88,7 +88,9 @@ def critical_multipliers(value: Tensor, cost: Tensor, totals: list[float]) -> li
     if len(value) <= FINISH_USERS:
         frontier = efficient_frontier(value, cost)
         return [(_finish(value, cost, frontier, total, [], 0.0, LARGEST), 0.0) for total in totals]
-    brackets = _brackets(value, cost, [total / len(value) for total in totals], SAMPLE_USERS)
+    # A larger sample costs all budgets once and leaves each fewer users to sort.
+    sample = max(SAMPLE_USERS, min(4 * SAMPLE_USERS, len(value) // 16))
+    brackets = _brackets(value, cost, [total / len(value) for total in totals], sample)
     return [
         (_narrow(value, cost, total) if part is None else _finish_part(value, cost, total, part))
         for total, part in zip(totals, narrowed(value, cost, totals, brackets), strict=True)

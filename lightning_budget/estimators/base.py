@@ -41,6 +41,8 @@ class GradientEstimator(ABC):
         is_random: whether two calls with different generators differ.
         unbiased_for: the smoothed goal whose gradient it gives exactly or on average; empty where there is none.
         requires: what must be passed to :meth:`estimate` beyond scores, gains and width: ``""`` or ``"given"``.
+        is_global: whether a user's gradient depends on the other users of the call.
+        is_symmetric: whether the gradient is exactly ``J g`` with a symmetric J, as that of a potential is.
         width_name: name of the constructor's argument that is ``width``.
 
     Attributes:
@@ -52,6 +54,8 @@ class GradientEstimator(ABC):
     is_random: ClassVar[bool]
     unbiased_for: ClassVar[str]
     requires: ClassVar[str] = ""
+    is_global: ClassVar[bool] = False
+    is_symmetric: ClassVar[bool] = False
     width_name: ClassVar[str]
 
     width: float

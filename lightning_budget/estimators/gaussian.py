@@ -40,6 +40,7 @@ class Gaussian(GradientEstimator):
 
     is_random = False
     unbiased_for = "Gaussian noise"
+    is_symmetric = True
     width_name = "sigma"
 
     def __init__(self, sigma: float = 1.0, nodes: int = 16) -> None:

@@ -27,5 +27,7 @@ class NESGlobal(NES):
     Source: Wierstra et al. 2014, JMLR 15:949.
     """
 
+    is_global = True
+
     def _credit(self, change: Tensor) -> Tensor:
         return change.sum(dim=1, keepdim=True)

@@ -26,6 +26,7 @@ class Softmax(GradientEstimator):
 
     is_random = False
     unbiased_for = "Gumbel noise"
+    is_symmetric = True
     width_name = "temperature"
 
     def __init__(self, temperature: float = 1.0) -> None:

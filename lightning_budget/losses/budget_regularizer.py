@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.estimators import GradientEstimator
-from lightning_budget.losses.gains import ArmsFirst, Outcomes, Weighting, gains
+from lightning_budget.losses.gains import ArmsFirst, Outcomes, Rows, Weighting, gains
 from lightning_budget.losses.goal_state import GoalState
 from lightning_budget.losses.measure import (
     ModelPrediction,
@@ -34,6 +34,9 @@ WidthUnit = Literal["spread", "value"]
 
 LARGEST_MULTIPLIER = 1e15
 """Of a budget that only just covers the cheapest arms: larger ones times a gain at them may overflow in float32."""
+
+PIECE = 1 << 11
+"""Users on a CPU whose gradient is estimated at a time."""
 
 
 @dataclass(frozen=True)
@@ -122,28 +125,52 @@ class BudgetRegularizer:
         """
         with _without_autocast(prediction):
             own = ArmsFirst.of(prediction)
-            state = state.to(own.value.device, own.value.dtype)
-            scores = own.scores(state.multiplier)
             base = own if model is None else ArmsFirst.of(model)
-            shares = torch.ones_like(state.rate), -state.rate
-            gain = gains(batch, self.form.weighting, state.constants, base, *shares, has_base=self.form.has_base)
-            width = self.estimator.width * width_factor * state.spread
-            if self.form.entropy:
-                gain.sub_(scores, alpha=self.form.entropy)
-            found = self.estimator.estimate(scores, gain, width, batch.treatment, generator)
-            n = len(state.multiplier) * len(batch)
-            goal = found.value.sum() / n
-            if self.form.entropy:
-                score = found.score
-                if score is None:
-                    score = (self.estimator.assignment(scores, width, generator) * scores).sum(dim=(1, 2))
-                goal = goal + self.form.entropy * score.sum() / n
+            state = state.to(own.value.device, own.value.dtype)
+            terms = len(state.multiplier) * len(batch)
+            # ∂a/∂v̂ = 1 and ∂a/∂ĉ = −λ, both sums over multipliers in one product.
+            chain = torch.stack([torch.ones_like(state.multiplier), -state.multiplier]) / terms
+            slopes = own.value.new_empty(2, *own.value.shape)
+            goal = own.value.new_zeros(())
+            for cut in self._cuts(own.value):
+                rows, part = Rows.of(batch, cut), (own.cut(cut), base.cut(cut))
+                value, gradient = self._part(rows, *part, state, width_factor, generator)
+                goal += value / terms
+                slopes[:, :, cut] = (chain @ gradient.flatten(1)).view(2, *part[0].value.shape)
             if self.form.form == "primal":
                 goal = goal + (state.rate * state.budget).mean()
-            # ∂a/∂v̂ = 1 and ∂a/∂ĉ = −λ, both sums over multipliers in one product.
-            chain = torch.stack([torch.ones_like(state.multiplier), -state.multiplier]) / n
-            d_value, d_cost = (chain @ found.gradient.flatten(1)).view(2, *own.value.shape)
-            return with_gradient(prediction.value, prediction.cost, goal, d_value.T, d_cost.T)
+            return with_gradient(prediction.value, prediction.cost, goal, slopes[0].T, slopes[1].T)
+
+    def _cuts(self, value: Tensor) -> list[slice]:
+        users = value.shape[1]
+        # On a CPU few users at a time: buffers that outgrow the cache, and go back to the system each step, cost more.
+        size = PIECE if value.device.type == "cpu" and not self.estimator.is_global else max(users, 1)
+        return [slice(i, i + size) for i in range(0, users, size)]
+
+    def _part(
+        self,
+        rows: Rows,
+        own: ArmsFirst,
+        base: ArmsFirst,
+        state: GoalState,
+        width_factor: float,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Of some users the sum of R over users and multipliers, and its gradient by scores ``[B, K, n]``."""
+        form, scores = self.form, own.scores(state.multiplier)
+        shares = torch.ones_like(state.rate), -state.rate
+        gain = gains(rows, form.weighting, state.constants, base, *shares, has_base=form.has_base)
+        width = self.estimator.width * width_factor * state.spread
+        if form.entropy:
+            gain.sub_(scores, alpha=form.entropy)
+        found = self.estimator.estimate(scores, gain, width, rows.treatment, generator)
+        value = found.value.sum()
+        if form.entropy:
+            score = found.score
+            if score is None:
+                score = (self.estimator.assignment(scores, width, generator) * scores).sum(dim=(1, 2))
+            value = value + form.entropy * score.sum()
+        return value, found.gradient
 
     @torch.no_grad()
     def measure(

@@ -49,6 +49,25 @@ class ArmsFirst:
         """``a_bji = v̂_ij − λ_b ĉ_ij``, ``[B, K, n]``."""
         return torch.addcmul(self.value[None], self.cost[None], multiplier[:, None, None], value=-1)
 
+    def cut(self, users: slice) -> ArmsFirst:
+        """Some of the users; a view."""
+        return ArmsFirst(self.value[:, users], self.cost[:, users])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Outcomes of n rows, ``[n]`` each."""
+
+    treatment: Tensor
+    value: Tensor
+    cost: Tensor
+    propensity: Tensor
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, rows: slice) -> Rows:
+        """Some rows of a batch or a table; views."""
+        return cls(*(getattr(outcomes, name)[rows] for name in ("treatment", "value", "cost", "propensity")))
+
 
 @dataclass(frozen=True)
 class GainConstants:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.estimators import GradientEstimator
-from lightning_budget.losses.gains import ArmsFirst, GainConstants, Outcomes, Weighting, gains
+from lightning_budget.losses.gains import ArmsFirst, GainConstants, Outcomes, Rows, Weighting, gains
 
 CHUNK = 1 << 13
 """Users at a time on a CPU: their scores at eight multipliers stay in cache."""
@@ -35,14 +36,6 @@ class Piece:
     rows: Outcomes
 
 
-@dataclass(frozen=True)
-class _Rows:
-    treatment: Tensor
-    value: Tensor
-    cost: Tensor
-    propensity: Tensor
-
-
 def pieces(
     prediction: ResponsePrediction, outcomes: Outcomes, model: ModelPrediction = None, part: slice | None = None
 ) -> Iterator[Piece]:
@@ -58,7 +51,7 @@ def pieces(
             base = own
         else:
             base = _cut(model, cut) if isinstance(model, ResponsePrediction) else ArmsFirst.of(model(cut))
-        rows = _Rows(*(getattr(outcomes, name)[cut] for name in ("treatment", "value", "cost", "propensity")))
+        rows = Rows.of(outcomes, cut)
         yield Piece(own, base, rows)
 
 
@@ -213,12 +206,22 @@ def exchange_rate(
     one, none = torch.ones_like(multipliers), torch.zeros_like(multipliers)
     sums = multipliers.new_zeros((4, len(multipliers)), dtype=torch.float64)
     for piece in data:
-        scores = piece.prediction.scores(multipliers)
+        scores, given = piece.prediction.scores(multipliers), piece.rows.treatment
+        if estimator.is_symmetric:
+            # Σ (J g) c = Σ g (J c): one gradient serves value and cost.
+            costs = piece.prediction.cost.expand_as(scores)
+            pull = estimator.estimate(scores, costs, width, given, generator).gradient
+        else:
+            pull = None
 
-        def slope(value_share: Tensor, cost_share: Tensor, piece: Piece = piece, scores: Tensor = scores) -> Tensor:
+        def slope(
+            value_share: Tensor, cost_share: Tensor, piece: Piece = piece, scores: Tensor = scores, pull: Any = pull
+        ) -> Tensor:
             gain = gains(piece.rows, weighting, constants, piece.model, value_share, cost_share)
+            if pull is not None:
+                return gain.mul_(pull).sum(dim=1).neg_()
             gradient = estimator.estimate(scores, gain, width, piece.rows.treatment, generator).gradient
-            return -(gradient * piece.prediction.cost).sum(dim=1)
+            return gradient.mul_(piece.prediction.cost).sum(dim=1).neg_()
 
         of_cost = slope(none, one)
         sums[0] += slope(one, none).sum(dim=1)

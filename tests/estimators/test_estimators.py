@@ -159,6 +159,25 @@ def test_a_constant_on_all_scores_of_a_user_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_users_do_not_touch_each_other_unless_declared(name: str) -> None:
+    p = random_problem(50, 4)
+    moved = p.gains.clone()
+    moved[:, :, 7] += torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)[None, :]
+    change = estimate(name, p._replace(gains=moved)).gradient - estimate(name, p).gradient
+    change[:, :, 7] = 0
+    assert bool((change.abs() > 1e-12).any()) == ESTIMATORS[name].is_global
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if ESTIMATORS[n].is_symmetric])
+def test_gradients_that_are_symmetric_in_gains(name: str) -> None:
+    p = random_problem(50, 4)
+    other = torch.randn(p.gains.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    there = (estimate(name, p).gradient * other).sum(dim=(1, 2))
+    back = (estimate(name, p._replace(gains=other)).gradient * p.gains).sum(dim=(1, 2))
+    torch.testing.assert_close(there, back, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_score_that_is_told_is_that_of_the_assignment(name: str) -> None:
     p = random_problem(50, 4)
     if (score := estimate(name, p).score) is None:

@@ -35,7 +35,7 @@ WidthUnit = Literal["spread", "value"]
 LARGEST_MULTIPLIER = 1e15
 """Of a budget that only just covers the cheapest arms: larger ones times a gain at them may overflow in float32."""
 
-PIECE = 1 << 11
+PIECE = 1 << 13
 """Users on a CPU whose gradient is estimated at a time."""
 
 
@@ -139,7 +139,7 @@ class BudgetRegularizer:
                 slopes[:, :, cut] = (chain @ gradient.flatten(1)).view(2, *part[0].value.shape)
             if self.form.form == "primal":
                 goal = goal + (state.rate * state.budget).mean()
-            return with_gradient(prediction.value, prediction.cost, goal, slopes[0].T, slopes[1].T)
+            return with_gradient(prediction.value, prediction.cost, goal, *slopes.transpose(1, 2))
 
     def _cuts(self, value: Tensor) -> list[slice]:
         users = value.shape[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,25 +205,10 @@ def exchange_rate(
     one, none = torch.ones_like(multipliers), torch.zeros_like(multipliers)
     sums = multipliers.new_zeros((4, len(multipliers)), dtype=torch.float64)
     for piece in data:
-        scores, given = piece.prediction.scores(multipliers), piece.rows.treatment
-        if estimator.is_symmetric:
-            # Σ (J g) c = Σ g (J c): one gradient serves value and cost.
-            costs = piece.prediction.cost.expand_as(scores)
-            pull = estimator.estimate(scores, costs, width, given, generator).gradient
-        else:
-            pull = None
-
-        def slope(
-            value_share: Tensor, cost_share: Tensor, piece: Piece = piece, scores: Tensor = scores, pull: Any = pull
-        ) -> Tensor:
-            gain = gains(piece.rows, weighting, constants, piece.model, value_share, cost_share)
-            if pull is not None:
-                return gain.mul_(pull).sum(dim=1).neg_()
-            gradient = estimator.estimate(scores, gain, width, piece.rows.treatment, generator).gradient
-            return gradient.mul_(piece.prediction.cost).sum(dim=1).neg_()
-
-        of_cost = slope(none, one)
-        sums[0] += slope(one, none).sum(dim=1)
+        shares = (none, one), (one, none)
+        both = [gains(piece.rows, weighting, constants, piece.model, *pair) for pair in shares]
+        of_cost, of_value = _slopes_by_multiplier(piece, both, estimator, multipliers, width, generator)
+        sums[0] += of_value.sum(dim=1)
         sums[1] += of_cost.sum(dim=1)
         sums[2] += of_cost.square().sum(dim=1)
         sums[3] += of_cost.shape[1]
@@ -233,3 +217,21 @@ def exchange_rate(
     falls = (cost < -2 * error) & (value <= 0)
     rate = torch.where(falls, value / cost.where(falls, 1.0), multipliers.double())
     return rate.where(multipliers > 0, 0.0).to(multipliers)
+
+
+def _slopes_by_multiplier(
+    piece: Piece,
+    gains_of: list[Tensor],
+    estimator: GradientEstimator,
+    multipliers: Tensor,
+    width: Tensor,
+    generator: torch.Generator | None,
+) -> list[Tensor]:
+    """Derivative by λ of what each user earns, ``[B, n]``, for each of several gains ``[B, K, n]``."""
+    scores, cost, given = piece.prediction.scores(multipliers), piece.prediction.cost, piece.rows.treatment
+    if estimator.is_symmetric:
+        # Σ (J g) c = Σ g (J c): one gradient serves all.
+        pull = estimator.estimate(scores, cost.expand_as(scores), width, given, generator).gradient
+        return [gain.mul_(pull).sum(dim=1).neg_() for gain in gains_of]
+    found = (estimator.estimate(scores, gain, width, given, generator).gradient for gain in gains_of)
+    return [gradient.mul_(cost).sum(dim=1).neg_() for gradient in found]

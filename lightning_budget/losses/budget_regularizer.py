@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.estimators import GradientEstimator
+from lightning_budget.losses.fused_goal import can_fuse, fused_goal
 from lightning_budget.losses.gains import ArmsFirst, Outcomes, Rows, Weighting, gains
 from lightning_budget.losses.goal_state import GoalState
 from lightning_budget.losses.measure import (
@@ -128,18 +129,41 @@ class BudgetRegularizer:
             base = own if model is None else ArmsFirst.of(model)
             state = state.to(own.value.device, own.value.dtype)
             terms = len(state.multiplier) * len(batch)
-            # ∂a/∂v̂ = 1 and ∂a/∂ĉ = −λ, both sums over multipliers in one product.
-            chain = torch.stack([torch.ones_like(state.multiplier), -state.multiplier]) / terms
-            slopes = own.value.new_empty(2, *own.value.shape)
-            goal = own.value.new_zeros(())
-            for cut in self._cuts(own.value):
-                rows, part = Rows.of(batch, cut), (own.cut(cut), base.cut(cut))
-                value, gradient = self._part(rows, *part, state, width_factor, generator)
-                goal += value / terms
-                slopes[:, :, cut] = (chain @ gradient.flatten(1)).view(2, *part[0].value.shape)
+            about = (batch, own, base, state, width_factor)
+            fused = can_fuse(self.estimator, own.value)
+            total, slopes = self._fused(*about) if fused else self._in_pieces(*about, generator)
+            goal, slopes = total / terms, slopes.div_(terms)
             if self.form.form == "primal":
                 goal = goal + (state.rate * state.budget).mean()
             return with_gradient(prediction.value, prediction.cost, goal, *slopes.transpose(1, 2))
+
+    def _fused(
+        self, batch: RCTBatch, own: ArmsFirst, base: ArmsFirst, state: GoalState, width_factor: float
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`_in_pieces`."""
+        width = self.estimator.width * width_factor * state.spread
+        rows = Rows.of(batch, slice(None))
+        return fused_goal(rows, own, base, state, width, self.form.weighting, self.form.entropy)
+
+    def _in_pieces(
+        self,
+        batch: RCTBatch,
+        own: ArmsFirst,
+        base: ArmsFirst,
+        state: GoalState,
+        width_factor: float,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of R over users and multipliers, and its gradient by value and cost, ``[2, K, N]``."""
+        # ∂a/∂v̂ = 1 and ∂a/∂ĉ = −λ, both sums over multipliers in one product.
+        chain = torch.stack([torch.ones_like(state.multiplier), -state.multiplier])
+        total, slopes = own.value.new_zeros(()), own.value.new_empty(2, *own.value.shape)
+        for cut in self._cuts(own.value):
+            rows, part = Rows.of(batch, cut), (own.cut(cut), base.cut(cut))
+            value, gradient = self._part(rows, *part, state, width_factor, generator)
+            total += value
+            slopes[:, :, cut] = (chain @ gradient.flatten(1)).view(2, *part[0].value.shape)
+        return total, slopes
 
     def _cuts(self, value: Tensor) -> list[slice]:
         users = value.shape[1]

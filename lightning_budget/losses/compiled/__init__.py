@@ -1,0 +1,1 @@
+"""Kernels compiled by numba at their first use; imported only where they run."""

@@ -20,6 +20,9 @@ from lightning_budget.losses.compiled.softmax_goal import USERS
 from lightning_budget.losses.goal_state import GoalState
 from tests.losses.goal_reference import SWITCHES
 
+VANISHING = 1e-33
+"""A share below e⁻⁸⁸ is 0 in the compiled goal, and tiny in torch."""
+
 MULTIPLIERS = torch.tensor([0.0, 0.3, 1.5, 20.0])
 
 
@@ -58,7 +61,7 @@ def both_ways(
 
 def check(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 1e-5) -> None:
     for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=20 * tolerance, atol=tolerance * float(b.abs().max()))
+        torch.testing.assert_close(a, b, rtol=20 * tolerance, atol=max(tolerance * float(b.abs().max()), VANISHING))
 
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
@@ -88,8 +91,8 @@ def test_any_size_and_width(users: int, arms: int, size: float, temperature: flo
     state = term.measure(own, batch, MULTIPLIERS)
     with pytest.MonkeyPatch.context() as patch:
         compiled, plain = both_ways(patch, term, batch, own, state)
-    # A share below exp(−88) is 0 in the one and as small in the other.
-    check(compiled, plain, 1e-4 if size >= 1e4 else 1e-5)
+    # Scores are rounded, and the width magnifies that.
+    check(compiled, plain, 2e-6 * (1 + 4 * (size + float(MULTIPLIERS.max())) / temperature))
     assert all(bool(x.isfinite().all()) for x in compiled)
 
 

@@ -171,6 +171,7 @@ class ExportConfig:
     output: str | None = None
     formats: list[str] = field(default_factory=lambda: ["plain", "program", "int8"])
     multiplier: float | None = None
+    policy: str | None = None
     users: str | None = None
 
 

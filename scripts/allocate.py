@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from lightning_budget import cli
-from lightning_budget.allocation import Allocation, AllocationProblem, allocate
+from lightning_budget.allocation import Allocation, allocate
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.cli.build import check_can_be_made, quiet
 from lightning_budget.errors import InputError
@@ -56,13 +56,14 @@ def predict(model: TARNet, users: RCTTable, batch_size: int, device: torch.devic
 
 def as_parquet(allocation: Allocation, prediction: ResponsePrediction, ids: pa.Array, schema: DataSchema) -> pa.Table:
     """The columns of the output file; the certificate travels in its metadata."""
-    chosen = allocation.treatment.unsqueeze(1)
+    treatment = allocation.assignment.long()
+    chosen = treatment.unsqueeze(1)
     names = pa.array(schema.treatments)
     table = pa.table(
         {
             "user_id": ids,
-            "treatment": pa.array(allocation.treatment.numpy()),
-            "treatment_name": pa.DictionaryArray.from_arrays(pa.array(allocation.treatment.int().numpy()), names),
+            "treatment": pa.array(treatment.numpy()),
+            "treatment_name": pa.DictionaryArray.from_arrays(pa.array(treatment.int().numpy()), names),
             "value": pa.array(prediction.value.gather(1, chosen).squeeze(1).numpy()),
             "cost": pa.array(prediction.cost.gather(1, chosen).squeeze(1).numpy()),
         }
@@ -81,7 +82,7 @@ def main(cfg: DictConfig) -> None:
     model = load_model(cfg.ckpt, device)
     users, ids = read_users(cfg.input, schema)
     prediction = predict(model, users, cfg.batch_size, device)
-    allocation = allocate(AllocationProblem(prediction.value, prediction.cost, cfg.budget))
+    allocation = allocate(prediction.value, prediction.cost, cfg.budget)
     output = Path(cfg.output).expanduser().absolute()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def main(cfg: DictConfig) -> None:
             "a file in a folder that can be written",
             "give another output=…",
         ) from e
-    counts = torch.bincount(allocation.treatment, minlength=schema.num_treatments).tolist()
+    counts = torch.bincount(allocation.assignment.long(), minlength=schema.num_treatments).tolist()
     print("Users per treatment: " + ", ".join(f"{n} {c:,}" for n, c in zip(schema.treatments, counts, strict=True)))
     for key, number in allocation.certificate().items():
         print(f"  {key:13} {number:,.6g}")

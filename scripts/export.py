@@ -16,10 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_budget import cli
+from lightning_budget.allocation.policy_origin import content_hash
+from lightning_budget.allocation.price_policy import PricePolicy
 from lightning_budget.cli.build import check_can_be_made, quiet
 from lightning_budget.errors import InputError
 from lightning_budget.parquet import read_users
 from lightning_budget.schema import DataSchema
+from lightning_budget.serving import load_policy
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.table import RCTTable
 from lightning_budget.training.export import load_model, read_checkpoint
@@ -40,7 +43,35 @@ def check_request(cfg: DictConfig, output: Path) -> None:
         raise InputError(
             f"multiplier={cfg.multiplier:g}", "a number ≥ 0, value per currency", "allocate.py prints the multiplier"
         )
+    if cfg.multiplier is not None and cfg.policy is not None:
+        raise InputError(
+            f"multiplier={cfg.multiplier:g} and policy={cfg.policy}", "one of both", "leave one of them out"
+        )
     check_can_be_made(output, "output")
+
+
+def policy_to_serve(cfg: DictConfig, ckpt: Path, schema: DataSchema) -> PricePolicy | None:
+    """The policy that travels along; of a file, only one that this checkpoint's predictions led to."""
+    if cfg.policy is None:
+        return None if cfg.multiplier is None else PricePolicy(cfg.multiplier)
+    policy = load_policy(Path(cfg.policy).expanduser())
+    if not isinstance(policy, PricePolicy) or policy.treatments not in ((), schema.treatments):
+        found = "a paced policy" if not isinstance(policy, PricePolicy) else f"of {', '.join(policy.treatments)}"
+        raise InputError(
+            f"policy={cfg.policy} is {found}",
+            f"a price policy of {', '.join(schema.treatments)}",
+            "give one that was solved with this checkpoint",
+        )
+    if math.isinf(policy.multiplier):
+        raise InputError(f"policy={cfg.policy} has multiplier inf", "a finite one", "solve it for a larger budget")
+    source = None if policy.origin is None else policy.origin.checkpoint
+    if source is not None and source.sha256 != (found := content_hash(ckpt)):
+        raise InputError(
+            f"policy={cfg.policy} was solved with {source.path}, sha256 {source.sha256[:12]}…",
+            f"the checkpoint to export, sha256 {found[:12]}…",
+            "allocate anew with this checkpoint, or export the other one",
+        )
+    return policy
 
 
 def users_to_compare(
@@ -99,9 +130,11 @@ def main(cfg: DictConfig) -> None:
     check_request(cfg, output)
     hyper = read_checkpoint(ckpt)["hyper_parameters"]
     schema, statistics = DataSchema.from_dict(hyper["schema"]), DataStatistics.from_dict(hyper["statistics"])
+    policy = policy_to_serve(cfg, ckpt, schema)
     model = load_model(ckpt)
     users, source = users_to_compare(cfg, ckpt, schema, statistics)
-    serving = to_serving(model, schema, statistics.to_dict(), cfg.multiplier)
+    multiplier, origin = (None, None) if policy is None else (policy.multiplier, policy.origin)
+    serving = to_serving(model, schema, statistics.to_dict(), multiplier, origin)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows = write_checked(model, serving, users, list(cfg.formats), output)

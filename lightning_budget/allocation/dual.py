@@ -1,42 +1,42 @@
-"""The price of money that meets a budget, found from a sample, few passes over the users, and an exact finish."""
+"""The price of money that meets a budget, for one or many budgets, and the bound it proves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_budget.allocation.chunks import user_chunks
-from lightning_budget.allocation.frontier import LARGEST, Frontier, efficient_frontier
-from lightning_budget.allocation.narrowing import Narrowed, narrowed, two_floats
-from lightning_budget.allocation.policy import policy_treatment
-from lightning_budget.allocation.problem import check_feasible, check_predictions
+from lightning_budget.allocation.finish import Found, Miss, OpenUsers, finish
+from lightning_budget.allocation.frontier import LARGEST
+from lightning_budget.allocation.problem import check_feasible, check_finite, check_shapes
+from lightning_budget.allocation.search import Bracket, few_enough, guessed, inside, search
+from lightning_budget.allocation.settled import settle
 from lightning_budget.allocation.summation import exact_parts
 from lightning_budget.errors import InputError
 
-FINISH_USERS = 1 << 16
-"""At most this many users are sorted; more are first thinned out by a bracket."""
-
-SAMPLE_USERS = 1 << 14
-"""Users drawn to guess a bracket."""
-
-_DEVIATIONS = 4.0
+WARM = 0.01
+"""How far, relatively, a multiplier may have moved from the one given for it to be found in one pass."""
 
 
 @torch.no_grad()
-def solve_multipliers(value: Tensor, cost: Tensor, budgets: Tensor | float) -> Tensor:
+def solve_multipliers(
+    value: Tensor, cost: Tensor, budgets: Tensor | float, near: Tensor | Sequence[float] | None = None
+) -> Tensor:
     r"""The smallest multiplier at which each budget holds.
 
     .. math:: \lambda(b) = \min \{\lambda \ge 0 : \tfrac1N \sum_i c_{i,\pi_\lambda(i)} \le b\}
 
-    0 where the free optimum fits; otherwise a breakpoint, that is the slope of a step of some user's frontier.
+    0 where the free optimum fits; otherwise a breakpoint, that is the slope of a step of some user's frontier. All
+    budgets share one sample and one pass over the users.
 
     Args:
-        value: ``[N, K]``, value units per user.
+        value: ``[N, K]``, value units per user. Storage contiguous over users (``x.T.contiguous().T``) is fastest.
         cost: ``[N, K]``, currency per user.
         budgets: ``[B]``, currency per user.
+        near: multipliers ``[B]`` thought to be near, as those of the last solve; they save time and change nothing.
 
     Returns:
         Tensor: multipliers ``[B]`` float64 on the device of ``value``, value per currency.
@@ -45,17 +45,64 @@ def solve_multipliers(value: Tensor, cost: Tensor, budgets: Tensor | float) -> T
         InputError: if the predictions are not finite ``[N, K]`` tensors, or a budget lies below the cheapest
             feasible spend.
     """
-    check_predictions(value, cost)
+    check_shapes(value, cost)
     per_user = torch.as_tensor(budgets, dtype=torch.float64).detach().cpu()
     if not bool(torch.isfinite(per_user).all()):
         raise InputError(
             f"budgets={per_user.tolist()}", "finite currency per user", "drop the budgets that are not numbers"
         )
     totals = [_largest_total(b, len(value)) for b in per_user.reshape(-1).tolist()]
-    if totals:
-        check_feasible(cost, min(totals))
-    found = [multiplier for multiplier, _ in critical_multipliers(value, cost, totals)]
+    brackets = None
+    if near is not None:
+        brackets = [bracket_near([m]) for m in torch.as_tensor(near, dtype=torch.float64).reshape(-1).tolist()]
+        if len(brackets) != len(totals):
+            raise InputError(f"near has {len(brackets)} multipliers", f"{len(totals)}, one per budget", "drop near")
+    found = critical_multipliers(value, cost, totals, brackets)
     return torch.tensor(found, dtype=torch.float64, device=value.device).reshape(per_user.shape)
+
+
+def critical_multipliers(
+    value: Tensor, cost: Tensor, totals: list[float], brackets: list[Bracket] | None = None
+) -> list[float]:
+    """For each **total** budget its multiplier, given guesses of where they lie.
+
+    Raises:
+        InputError: if a number is not finite, or a budget lies below the cheapest feasible spend.
+    """
+    users = all_users(value, cost, None)
+    if few_enough(len(value)) or not totals:
+        check_finite(value, cost)
+        return [_found(finish(users, total, leftover=False), cost, totals).multiplier for total in totals]
+    brackets = guessed(users, totals) if brackets is None else brackets
+    found = []
+    for total, part in zip(totals, settle(users.value, users.cost, brackets), strict=True):
+        if not part.finite:
+            check_finite(value, cost)
+        few = len(part.rows) <= len(value) // 2
+        left = inside(users, part)
+        one = search(left, total, leftover=False) if few else finish(left, total, leftover=False)
+        if isinstance(one, Miss):
+            one = search(users, total, leftover=False)
+        found.append(_found(one, cost, totals).multiplier)
+    return found
+
+
+def all_users(value: Tensor, cost: Tensor, key: Tensor | None) -> OpenUsers:
+    """The whole problem ``[N, K]``, of which nothing is known."""
+    return OpenUsers(value.detach().T, cost.detach().T, key, 0.0, LARGEST, [], [])
+
+
+def bracket_near(multipliers: Sequence[float]) -> Bracket:
+    """A bracket around multipliers that are thought to be near."""
+    low, high = min(multipliers), max(multipliers)
+    return max(low * (1 - WARM), 0.0), min(high * (1 + WARM), LARGEST)
+
+
+def _found(found: Found | Miss, cost: Tensor, totals: list[float]) -> Found:
+    if isinstance(found, Miss):
+        check_feasible(cost, min(totals))
+        raise AssertionError("no multiplier fits a feasible budget")
+    return found
 
 
 @torch.no_grad()
@@ -80,127 +127,7 @@ def dual_value(value: Tensor, cost: Tensor, multiplier: float | Tensor, budget_t
 
 def treatment_cost(cost: Tensor, treatment: Tensor) -> Tensor:
     """Cost ``[N]`` of the treatment ``[N]`` given."""
-    return cost.gather(1, treatment[:, None])[:, 0]
-
-
-def critical_multipliers(value: Tensor, cost: Tensor, totals: list[float]) -> list[tuple[float, float]]:
-    """For each feasible **total** budget its multiplier, and a smaller one (or 0) that brackets it from below."""
-    if len(value) <= FINISH_USERS:
-        frontier = efficient_frontier(value, cost)
-        return [(_finish(value, cost, frontier, total, [], 0.0, LARGEST), 0.0) for total in totals]
-    # A larger sample costs all budgets once and leaves each fewer users to sort.
-    sample = max(SAMPLE_USERS, min(4 * SAMPLE_USERS, len(value) // 16))
-    brackets = _brackets(value, cost, [total / len(value) for total in totals], sample)
-    return [
-        (_narrow(value, cost, total) if part is None else _finish_part(value, cost, total, part))
-        for total, part in zip(totals, narrowed(value, cost, totals, brackets), strict=True)
-    ]
-
-
-def _finish_part(v: Tensor, c: Tensor, total: float, part: Narrowed) -> tuple[float, float]:
-    if len(part.users) > FINISH_USERS:
-        return _narrow(v, c, total)
-    v, c = v[part.users], c[part.users]
-    frontier = efficient_frontier(v, c)
-    return _finish(v, c, frontier, total, part.settled, part.low, part.high), part.low
-
-
-def _narrow(v: Tensor, c: Tensor, total: float) -> tuple[float, float]:
-    """Keep the users whose arm still depends on where in ``[low, high]`` the multiplier lies; the others are a sum.
-
-    Invariant: the policy at ``high`` fits; at ``low`` it does not, unless ``low`` is 0.
-    """
-    low, high = 0.0, LARGEST
-    settled: list[float] = []
-    while (users := len(v)) > FINISH_USERS:
-        ((guess_low, guess_high),) = _brackets(v, c, [(total - math.fsum(settled)) / users], SAMPLE_USERS)
-        guess_low, guess_high = min(max(guess_low, low), high), min(max(guess_high, low), high)
-        at_low, at_high = policy_treatment(v, c, guess_low), policy_treatment(v, c, guess_high)
-        if _spend(c, at_low, settled) <= total:
-            high, at_high = guess_low, at_low
-            at_low = policy_treatment(v, c, low)
-        elif _spend(c, at_high, settled) > total:
-            low, at_low = guess_high, at_high
-            at_high = policy_treatment(v, c, high)
-        else:
-            low, high = guess_low, guess_high
-        still = at_low != at_high
-        settled += two_floats(exact_parts(treatment_cost(c, at_high)[~still]))
-        v, c = v[still], c[still]
-        if len(v) > users // 2:  # many users share one slope: no bracket separates them, sorting does
-            break
-    return _finish(v, c, efficient_frontier(v, c), total, settled, low, high), low
-
-
-def _spend(cost: Tensor, treatment: Tensor, settled: list[float]) -> float:
-    return math.fsum(settled + exact_parts(treatment_cost(cost, treatment)))
-
-
-def _brackets(v: Tensor, c: Tensor, targets: list[float], users: int) -> list[tuple[float, float]]:
-    """Multipliers between which the spend per user most likely passes each target, from a sample."""
-    generator = torch.Generator().manual_seed(len(v))
-    rows = torch.randint(len(v), (min(users, len(v)),), generator=generator).to(v.device)
-    v, c = v[rows], c[rows]
-    frontier = efficient_frontier(v, c)
-    spend = _running_spend(c, frontier) / len(rows)
-    found = []
-    for target in targets:
-        middle = _multiplier_at(frontier, spend, target)
-        spread = treatment_cost(c, policy_treatment(v, c, middle)).double()
-        margin = _DEVIATIONS * float(spread.std()) / math.sqrt(len(rows)) + 2 * float(spend[-1] - spend[0]) / len(rows)
-        found.append(
-            (_multiplier_at(frontier, spend, target + margin), _multiplier_at(frontier, spend, target - margin))
-        )
-    return found
-
-
-def _running_spend(cost: Tensor, frontier: Frontier) -> Tensor:
-    """Spend ``[M + 1]`` before any step and after each."""
-    c = cost.double()
-    step = c[frontier.user, frontier.arm] - c[frontier.user, frontier.previous]
-    return torch.cat([treatment_cost(c, frontier.cheapest).sum()[None], step]).cumsum(0)
-
-
-def _multiplier_at(frontier: Frontier, spend: Tensor, target: float) -> float:
-    """Slope of the step that takes the spend past ``target``; 0 past the last, the largest float before the first."""
-    step = int((spend <= target).sum()) - 1
-    if step < 0:
-        return LARGEST
-    return float(frontier.slope[step]) if step < len(frontier.slope) else 0.0
-
-
-def _finish(
-    v: Tensor, c: Tensor, frontier: Frontier, total: float, settled: list[float], low: float, high: float
-) -> float:
-    """The smallest breakpoint in ``(low, high]``, or 0, at which the exactly summed spend fits."""
-    slope = frontier.slope
-    inside = torch.unique_consecutive(slope[(slope > low) & (slope < high)])
-    ends = [slope.new_tensor([high]), inside] + ([slope.new_zeros(1)] if low == 0 else [])
-    candidates = torch.cat(ends)
-    taken = torch.searchsorted(-slope, -candidates)
-    spend = _running_spend(c, frontier)[taken] + math.fsum(settled)
-    # The running sum is rounded, so it only says where to look first.
-    guess = int((spend <= total).sum()) - 1
-
-    def fits(i: int) -> bool:
-        return _spend(c, policy_treatment(v, c, candidates[i]), settled) <= total
-
-    return float(candidates[_last_true(fits, guess, len(candidates))])
-
-
-def _last_true(test: Callable[[int], bool], guess: int, size: int) -> int:
-    """Largest index in ``[0, size)`` that passes, given that 0 does and that none passes after one that fails."""
-    low, high, step = 0, size, 1
-    while high - low > 1:
-        guess = min(max(guess, low + 1), high - 1)
-        if test(guess):
-            low = guess
-            guess = min(low + step, (low + high) // 2)
-        else:
-            high = guess
-            guess = max(high - step, (low + high) // 2)
-        step *= 2
-    return low
+    return cost.gather(1, treatment.long()[:, None])[:, 0]
 
 
 def _largest_total(per_user: float, users: int) -> float:

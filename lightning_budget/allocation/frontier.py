@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation import compiled
 from lightning_budget.allocation.chunks import user_chunks
+from lightning_budget.allocation.order import by_slope_then_key
 
 LARGEST = sys.float_info.max
 
@@ -50,8 +52,19 @@ def efficient_frontier(value: Tensor, cost: Tensor) -> Frontier:
     Source:
         Sinha, Zoltners 1979, doi:10.1287/opre.27.3.503; gift wrapping: Jarvis 1973, doi:10.1016/0020-0190(73)90020-3.
     """
+    cheapest, user, arm, previous, slope = frontier_steps(value.T, cost.T)
+    slope, order = torch.sort(slope, descending=True, stable=True)
+    return Frontier(cheapest, user[order], arm[order], previous[order], slope)
+
+
+def frontier_steps(value: Tensor, cost: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Cheapest arm ``[N]``, then user, arm, previous arm and slope ``[M]`` of the steps of ``[K, N]``, user by user."""
+    if compiled.usable(value):
+        from lightning_budget.allocation.compiled import run
+
+        return run.steps(value, cost)
     cheapest, users, arms, previous, slopes = [], [], [], [], []
-    for start, v, c in user_chunks(value, cost):
+    for start, v, c in user_chunks(value.T, cost.T):
         first, step_arm, step_slope = _wrap(v, c)
         cheapest.append(first)
         before = torch.cat([first[:, None], step_arm], dim=1)[:, :-1]
@@ -60,10 +73,33 @@ def efficient_frontier(value: Tensor, cost: Tensor) -> Frontier:
         arms.append(step_arm[taken])
         previous.append(before[taken])
         slopes.append(step_slope[taken])
-    slope, order = torch.sort(torch.cat(slopes), descending=True, stable=True)
-    return Frontier(
-        torch.cat(cheapest), torch.cat(users)[order], torch.cat(arms)[order], torch.cat(previous)[order], slope
-    )
+    return torch.cat(cheapest), torch.cat(users), torch.cat(arms), torch.cat(previous), torch.cat(slopes)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of the frontiers of n users with slopes in a bracket, in the order of :class:`Frontier`.
+
+    Attributes:
+        user, arm, previous: ``[M]`` int64; slope, price: ``[M]`` float64, the latter in currency.
+    """
+
+    user: Tensor
+    arm: Tensor
+    previous: Tensor
+    slope: Tensor
+    price: Tensor
+
+
+def steps_between(value: Tensor, cost: Tensor, low: float, high: float, key: Tensor | None = None) -> Steps:
+    """Steps of ``[K, n]`` with slopes in ``(low, high]``, descending; ties by ``key [n]``, else by user."""
+    _, user, arm, previous, slope = frontier_steps(value, cost)
+    inside = (slope > low) & (slope <= high)
+    user, arm, previous, slope = user[inside], arm[inside], previous[inside], slope[inside]
+    order = torch.argsort(slope, descending=True, stable=True) if key is None else by_slope_then_key(slope, key[user])
+    user, arm, previous, slope = user[order], arm[order], previous[order], slope[order]
+    price = cost[arm, user].double() - cost[previous, user].double()
+    return Steps(user, arm, previous, slope, price)
 
 
 def slopes_between(gain: Tensor, price: Tensor) -> Tensor:

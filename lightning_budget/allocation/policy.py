@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation import compiled
 from lightning_budget.allocation.chunks import user_chunks
-from lightning_budget.allocation.frontier import slopes_between
+from lightning_budget.allocation.frontier import LARGEST, slopes_between
+from lightning_budget.allocation.problem import check_finite
+from lightning_budget.allocation.settled import arm_dtype, settle
+
+FILTER_USERS = 1 << 12
+"""From so many users on, most are settled by their scores before slopes are looked at."""
 
 
 @torch.no_grad()
@@ -29,31 +33,38 @@ def policy_treatment(value: Tensor, cost: Tensor, multiplier: float | Tensor) ->
     Returns:
         Tensor: ``[N]`` int64.
     """
-    price_of_money = float(multiplier)
-    out = torch.zeros(len(value), dtype=torch.int64, device=value.device)
-    for start, v, c in user_chunks(value, cost):
+    return arms_at(value.detach().T, cost.detach().T, float(multiplier))
+
+
+def arms_at(value: Tensor, cost: Tensor, multiplier: float, check: bool = False) -> Tensor:
+    """:func:`policy_treatment` of ``[K, N]``: ``[N]`` int64; with ``check``, none but finite numbers pass."""
+    arms, users = value.shape
+    if users < FILTER_USERS or not 0 <= multiplier < LARGEST or value.element_size() not in (4, 8):
+        if check:
+            check_finite(value.T, cost.T)
+        return _by_slopes(value, cost, multiplier)
+    arm = torch.empty(users, dtype=arm_dtype(arms), device=value.device)
+    (part,) = settle(value, cost, [(multiplier, multiplier)], arm)
+    if check and not part.finite:
+        check_finite(value.T, cost.T)
+    arm[part.rows] = _by_slopes(part.value, part.cost, multiplier).to(arm.dtype)
+    return arm.long()
+
+
+def _by_slopes(value: Tensor, cost: Tensor, multiplier: float) -> Tensor:
+    if compiled.usable(value):
+        from lightning_budget.allocation.compiled import run
+
+        return run.policy(value, cost, multiplier)
+    out = torch.zeros(value.shape[1], dtype=torch.int64, device=value.device)
+    for start, v, c in user_chunks(value.T, cost.T):
         arm = out[start : start + v.shape[1]]
         best_v, best_c = v[0].clone(), c[0].clone()
         for j in range(1, len(v)):
             gain, price = v[j] - best_v, c[j] - best_c
-            better = slopes_between(gain, price).gt(price_of_money) ^ (price < 0)
+            better = slopes_between(gain, price).gt(multiplier) ^ (price < 0)
             better = torch.where(price == 0, gain > 0, better)
             best_v = torch.where(better, v[j], best_v)
             best_c = torch.where(better, c[j], best_c)
             arm.masked_fill_(better, j)
     return out
-
-
-@dataclass(frozen=True)
-class PricePolicy:
-    """Serve a solved allocation to any user: call with ``[N, K]`` value and cost, get ``[N]`` treatments.
-
-    Attributes:
-        multiplier: λ, value per currency; see :func:`policy_treatment`.
-    """
-
-    multiplier: float
-
-    def __call__(self, value: Tensor, cost: Tensor) -> Tensor:
-        """Treatments ``[N]`` int64 for predicted value and cost ``[N, K]``."""
-        return policy_treatment(value, cost, self.multiplier)

@@ -1,9 +1,6 @@
-"""The allocation problem, and the one door where its numbers are checked."""
+"""The one door where the numbers of an allocation are checked."""
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,43 +9,14 @@ from lightning_budget.allocation.summation import exact_sum
 from lightning_budget.errors import InputError
 
 
-@dataclass(frozen=True)
-class AllocationProblem:
-    r"""One treatment per user under one budget, a multiple-choice knapsack.
-
-    .. math:: \max_z \sum_{ij} v_{ij} z_{ij} \quad\text{s.t.}\quad
-        \sum_{ij} c_{ij} z_{ij} \le B,\; \sum_j z_{ij} = 1,\; z_{ij} \in \{0, 1\}
-
-    Arms may cost less than nothing or be worth less than nothing.
-
-    Attributes:
-        value: ``[N, K]`` floating, value units per user.
-        cost: ``[N, K]`` floating, currency per user.
-        budget: **total** currency :math:`B` for the N users.
-
-    Raises:
-        InputError: if shapes, types or devices disagree, an entry is not finite, or the budget is not positive or
-            lies below the least feasible spend :math:`\sum_i \min_j c_{ij}`.
-
-    Source:
-        Sinha, Zoltners 1979, doi:10.1287/opre.27.3.503.
-    """
-
-    value: Tensor
-    cost: Tensor
-    budget: float
-
-    def __post_init__(self) -> None:
-        check_predictions(self.value, self.cost)
-        if not (math.isfinite(self.budget) and self.budget > 0):
-            raise InputError(
-                f"budget={self.budget}", "a finite total budget above 0", "give currency for all users together"
-            )
-        check_feasible(self.cost, self.budget)
-
-
 def check_predictions(value: Tensor, cost: Tensor) -> None:
     """Refuse predictions that are not two equal, finite ``[N, K]`` floating tensors with N, K > 0."""
+    check_shapes(value, cost)
+    check_finite(value, cost)
+
+
+def check_shapes(value: Tensor, cost: Tensor) -> None:
+    """Refuse all that can be seen without reading the numbers."""
     for name, x in (("value", value), ("cost", cost)):
         if x.dim() != 2 or 0 in x.shape:
             raise InputError(
@@ -64,10 +32,18 @@ def check_predictions(value: Tensor, cost: Tensor) -> None:
             "equal shapes",
             "predict both for the same users and arms",
         )
+    if value.dtype != cost.dtype:
+        raise InputError(
+            f"value is {value.dtype} and cost {cost.dtype}", "one dtype", "convert one of them, as with cost.float()"
+        )
     if value.device != cost.device:
         raise InputError(
             f"value is on {value.device} and cost on {cost.device}", "one device", "move both to the same device"
         )
+
+
+def check_finite(value: Tensor, cost: Tensor) -> None:
+    """Refuse NaN and infinity, and say where the first one is."""
     for name, x in (("value", value), ("cost", cost)):
         finite = torch.isfinite(x)
         if not bool(finite.all()):

@@ -23,7 +23,7 @@ class TreatmentHeads(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_treatments))
 
     def forward(self, representation: Tensor) -> Tensor:
-        h = F.relu(self.hidden(representation)).unflatten(1, (self.num_treatments, -1))
+        h = F.silu(self.hidden(representation)).unflatten(1, (self.num_treatments, -1))
         return torch.einsum("nkh,kh->nk", h, self.out) + self.bias
 
 

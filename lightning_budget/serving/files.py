@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lightning_budget.allocation.policy_origin import PolicyOrigin
 from lightning_budget.atomic import atomic_path
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
@@ -26,6 +27,7 @@ def description(model: ServingModel) -> dict[str, Any]:
         "layout": model.layout.to_dict(),
         "tables": model.table_kind,
         "multiplier": model.multiplier,
+        "origin": None if model.origin is None else model.origin.to_dict(),
     }
 
 
@@ -66,6 +68,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ServingModel:
             f"version {VERSION}, {' or '.join(TABLES)}",
             "read it with the release that wrote it, or export it again",
         )
+    # Files of releases that did not write it have none.
+    origin = content.get("origin")
     with torch.device("meta"):
         model = ServingModel(
             DataSchema.from_dict(content["schema"]),
@@ -73,6 +77,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ServingModel:
             Layout.from_dict(content["layout"]),
             content["tables"],
             content["multiplier"],
+            None if origin is None else PolicyOrigin.from_dict(origin),
         )
     try:
         model.load_state_dict(content["state"], assign=True)

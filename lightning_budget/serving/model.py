@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_budget.allocation.policy import PricePolicy
+from lightning_budget.allocation.policy_origin import PolicyOrigin
+from lightning_budget.allocation.price_policy import PricePolicy
 from lightning_budget.errors import InputError
 from lightning_budget.models.backbones import mlp
 from lightning_budget.models.heads import LINKS, TreatmentHeads, cost_with_known, unknown_if_none
@@ -53,7 +54,7 @@ class ServingHeads(TreatmentHeads):
     """The same heads for any number of users: tracing an ``einsum`` takes it that there is more than one."""
 
     def forward(self, representation: Tensor) -> Tensor:
-        h = F.relu(self.hidden(representation)).unflatten(1, (self.num_treatments, -1))
+        h = F.silu(self.hidden(representation)).unflatten(1, (self.num_treatments, -1))
         return torch.bmm(h.transpose(0, 1), self.out.unsqueeze(2)).squeeze(2).T + self.bias
 
 
@@ -71,6 +72,7 @@ class ServingModel(nn.Module):
         layout: widths.
         tables: ``float32`` or ``int8``.
         multiplier: λ of the policy that travels along, value per currency; ``None`` leaves it to the caller.
+        origin: of that multiplier.
     """
 
     dense_mean: Tensor
@@ -86,10 +88,11 @@ class ServingModel(nn.Module):
         layout: Layout,
         tables: str = "float32",
         multiplier: float | None = None,
+        origin: PolicyOrigin | None = None,
     ) -> None:
         super().__init__()
         self.schema, self.statistics, self.layout = schema, dict(statistics), layout
-        self.table_kind, self.multiplier = tables, multiplier
+        self.table_kind, self.multiplier, self.origin = tables, multiplier, origin
         self.value_link = LINKS["probability" if schema.value_kind == "binary" else "identity"]
         self.cost_link = LINKS["probability" if schema.cost_kind == "binary" else "positive"]
         self.value_scale, self.cost_scale = statistics["value_scale"], statistics["cost_scale"]
@@ -109,7 +112,7 @@ class ServingModel(nn.Module):
     @property
     def policy(self) -> PricePolicy | None:
         """The policy that travels along."""
-        return None if self.multiplier is None else PricePolicy(self.multiplier)
+        return None if self.multiplier is None else PricePolicy(self.multiplier, self.schema.treatments, self.origin)
 
     @property
     def table_bytes(self) -> int:
@@ -163,7 +166,7 @@ class ServingModel(nn.Module):
         if self.table_kind == "int8":
             raise InputError("a model whose tables are int8", "float32 tables", "quantise the float model")
         with torch.device("meta"):
-            out = ServingModel(self.schema, self.statistics, self.layout, "int8", self.multiplier)
+            out = ServingModel(self.schema, self.statistics, self.layout, "int8", self.multiplier, self.origin)
         tables = nn.ModuleList(Int8Table.from_float(t) for t in self.tables if isinstance(t, FloatTable))
         rest = {k: v for k, v in self.state_dict().items() if not k.startswith("tables.")}
         out.load_state_dict(rest | tables.state_dict(prefix="tables."), assign=True)

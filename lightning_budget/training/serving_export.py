@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_budget.allocation.policy_origin import PolicyOrigin
 from lightning_budget.atomic import atomic_path
 from lightning_budget.batch import RCTBatch
 from lightning_budget.errors import InputError
@@ -24,14 +25,18 @@ FORMATS = {"plain": ("model.pt",), "program": ("model.pt2",), "int8": ("model_in
 
 
 def to_serving(
-    model: TARNet, schema: DataSchema, statistics: Mapping[str, Any], multiplier: float | None = None
+    model: TARNet,
+    schema: DataSchema,
+    statistics: Mapping[str, Any],
+    multiplier: float | None = None,
+    origin: PolicyOrigin | None = None,
 ) -> ServingModel:
     """The model for serving; it shares the weights, copying none.
 
     Args:
         model: unsharded, on one device.
         schema: that the model was built with; statistics: likewise, ``DataStatistics.to_dict()``.
-        multiplier: λ of the policy that travels along, value per currency.
+        multiplier: λ of the policy that travels along, value per currency; origin: of that multiplier.
     """
     weights = []
     if model.sparse_arch is not None:
@@ -52,7 +57,7 @@ def to_serving(
         if part is not None:
             state |= part.state_dict(prefix=f"{name}.")
     with torch.device("meta"):
-        serving = ServingModel(schema, statistics, layout, multiplier=multiplier)
+        serving = ServingModel(schema, statistics, layout, multiplier=multiplier, origin=origin)
     serving.load_state_dict(state, assign=True)
     return serving
 

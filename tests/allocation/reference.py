@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,8 @@ from scipy.sparse import csr_matrix, eye, kron
 from torch import Tensor
 
 from lightning_budget.allocation import efficient_frontier
+
+LARGEST = sys.float_info.max
 
 
 def random_problem(seed: int, users: int, arms: int, grid: bool = False) -> tuple[Tensor, Tensor]:
@@ -25,7 +28,7 @@ def random_problem(seed: int, users: int, arms: int, grid: bool = False) -> tupl
 
 
 def given(x: Tensor, treatment: Tensor) -> Tensor:
-    return x.double().gather(1, treatment[:, None])[:, 0]
+    return x.double().gather(1, treatment.long()[:, None])[:, 0]
 
 
 def recount(x: Tensor, treatment: Tensor) -> float:
@@ -98,3 +101,50 @@ def largest_step(value: Tensor, cost: Tensor) -> float:
         return 0.0
     v = value.double()
     return float((v[f.user, f.arm] - v[f.user, f.previous]).max())
+
+
+def by_slopes(value: list[float], cost: list[float], multiplier: float) -> int:
+    """Arm of one user: arms compared in turn by the slope between them, as the policy is defined."""
+    best = 0
+    for j in range(1, len(value)):
+        gain, price = value[j] - value[best], cost[j] - cost[best]
+        if (gain > 0) if price == 0 else ((min(gain / price, LARGEST) > multiplier) != (price < 0)):
+            best = j
+    return best
+
+
+def climb(value: list[float], cost: list[float]) -> list[tuple[float, int, int]]:
+    """Steps (slope, from, to) of one user's frontier, by gift wrapping."""
+    at = min(range(len(value)), key=lambda j: (cost[j], -value[j], j))
+    steps, bound = [], LARGEST
+    while up := [j for j in range(len(value)) if value[j] > value[at] and cost[j] > cost[at]]:
+        slope = {j: min((value[j] - value[at]) / (cost[j] - cost[at]), LARGEST) for j in up}
+        to = max(up, key=lambda j: (slope[j], cost[j], value[j], -j))
+        if slope[to] == 0:
+            break
+        bound = min(bound, slope[to])
+        steps.append((bound, at, to))
+        at = to
+    return steps
+
+
+def allocate_by_loops(value: Tensor, cost: Tensor, budget: float, key: list[int]) -> tuple[float, list[int]]:
+    """Multiplier and arms: every breakpoint tried with an exact sum, then step after step as long as it fits."""
+    rows = list(zip(value.double().tolist(), cost.double().tolist(), strict=True))
+    steps = [(slope, key[i], i, a, b) for i, row in enumerate(rows) for slope, a, b in climb(*row)]
+    for multiplier in [0.0, *sorted({s[0] for s in steps})]:
+        arm = [by_slopes(v, c, multiplier) for v, c in rows]
+        left = budget - math.fsum(c[a] for (_, c), a in zip(rows, arm, strict=True))
+        if left >= 0:
+            break
+    else:
+        raise AssertionError("no multiplier fits")
+    blocked: set[int] = set()
+    for slope, _, i, a, b in sorted((s for s in steps), key=lambda s: (-s[0], s[1])):
+        if slope > multiplier or multiplier == 0 or i in blocked or arm[i] != a:
+            continue
+        arm[i] = b
+        if math.fsum(c[a] for (_, c), a in zip(rows, arm, strict=True)) > budget:
+            arm[i] = a
+            blocked.add(i)
+    return multiplier, arm

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_budget.allocation import (
-    AllocationProblem,
     allocate,
-    dual,
     efficient_frontier,
+    order,
     policy_treatment,
-    spend_leftover,
+    search,
 )
 from lightning_budget.errors import InputError
 from tests.allocation.reference import (
@@ -37,7 +36,7 @@ tables = st.integers(1, 5).flatmap(
 
 @pytest.mark.parametrize("case", solved_problems(), ids=lambda p: p.name)
 def test_closed_form(case: SolvedProblem) -> None:
-    found = allocate(AllocationProblem(case.value, case.cost, case.budget))
+    found = allocate(case.value, case.cost, case.budget)
     assert found.multiplier == pytest.approx(case.multiplier, rel=1e-15)
     assert found.dual_bound == pytest.approx(case.relaxed, rel=1e-14)
     assert found.value <= case.best + 1e-12
@@ -53,11 +52,11 @@ def test_holds_for_any_input(rows: list[list[tuple[float, float]]], share: float
     budget = budget_between(cost, value, share)
     least = recount(cost, cost.argmin(1))
     budget = max(budget, least, 1e-3)
-    found = allocate(AllocationProblem(value, cost, budget))
-    assert found.spend == recount(cost, found.treatment)
+    found = allocate(value, cost, budget)
+    assert found.spend == recount(cost, found.assignment)
     assert found.spend <= budget
     assert found.slack == budget - found.spend >= 0
-    assert found.value == recount(value, found.treatment)
+    assert found.value == recount(value, found.assignment)
     scale = float(value.double().abs().sum()) + found.multiplier * (float(cost.double().abs().sum()) + budget) + 1e-300
     assert found.gap >= -1e-13 * scale
     assert found.gap <= largest_step(value, cost) + 1e-13 * scale
@@ -66,7 +65,7 @@ def test_holds_for_any_input(rows: list[list[tuple[float, float]]], share: float
     allowed = {(i, a) for i, a in enumerate(f.cheapest.tolist())} | set(
         zip(f.user.tolist(), f.arm.tolist(), strict=True)
     )
-    assert set(enumerate(found.treatment.tolist())) <= allowed
+    assert set(enumerate(found.assignment.tolist())) <= allowed
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -74,7 +73,7 @@ def test_enumeration(seed: int) -> None:
     users, arms = [(1, 5), (6, 2), (5, 3), (4, 4)][seed % 4]
     value, cost = random_problem(seed, users, arms, grid=seed >= 8)
     budget = max(budget_between(cost, value, 0.2 + 0.06 * seed), 0.01)
-    found, best = allocate(AllocationProblem(value, cost, budget)), best_by_enumeration(value, cost, budget)
+    found, best = allocate(value, cost, budget), best_by_enumeration(value, cost, budget)
     assert found.value <= best + 1e-12
     assert found.dual_bound >= best - 1e-12
     assert best - found.value <= largest_step(value, cost)
@@ -85,7 +84,7 @@ def test_enumeration(seed: int) -> None:
 def test_highs(users: int, arms: int, share: float) -> None:
     value, cost = random_problem(users, users, arms)
     budget = budget_between(cost, value, share)
-    found = allocate(AllocationProblem(value, cost, budget))
+    found = allocate(value, cost, budget)
     relaxed, best = highs(value, cost, budget, integer=False), highs(value, cost, budget, integer=True)
     assert found.dual_bound == pytest.approx(relaxed, rel=1e-9)
     assert found.value <= best * (1 + 1e-9)
@@ -95,11 +94,10 @@ def test_highs(users: int, arms: int, share: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_many_users_leave_next_to_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dual, "FINISH_USERS", 1000)
-    monkeypatch.setattr(dual, "SAMPLE_USERS", 500)
+    monkeypatch.setattr(search, "FINISH_USERS", 1000)
     value, cost = (x.to(dtype) for x in random_problem(1, 20_000, 5))
     budget = budget_between(cost, value, 0.3)
-    found = allocate(AllocationProblem(value, cost, budget))
+    found = allocate(value, cost, budget)
     report = found.certificate()
     assert report["users"] == 20_000
     assert report["budget"] == budget
@@ -107,16 +105,14 @@ def test_many_users_leave_next_to_nothing(dtype: torch.dtype, monkeypatch: pytes
     assert found.spend >= 0.9999 * budget
     plain = policy_treatment(value, cost, found.multiplier)
     assert found.value >= recount(value, plain)
-    assert int((found.treatment != plain).sum()) < 200
+    assert int((found.assignment != plain).sum()) < 200
 
 
 def test_float32_and_float64_agree() -> None:
     value, cost = (x.float() for x in random_problem(2, 500, 4))
     budget = budget_between(cost, value, 0.5)
-    single, double = (
-        allocate(AllocationProblem(value.to(d), cost.to(d), budget)) for d in (torch.float32, torch.float64)
-    )
-    assert torch.equal(single.treatment, double.treatment)
+    single, double = (allocate(value.to(d), cost.to(d), budget) for d in (torch.float32, torch.float64))
+    assert torch.equal(single.assignment, double.assignment)
     assert single.certificate() == double.certificate()
 
 
@@ -125,10 +121,10 @@ def test_order_of_users_does_not_matter() -> None:
     order = torch.randperm(300, generator=torch.Generator().manual_seed(2))
     budget = budget_between(cost, value, 0.5)
     a, b = (
-        allocate(AllocationProblem(value, cost, budget)),
-        allocate(AllocationProblem(value[order], cost[order], budget)),
+        allocate(value, cost, budget),
+        allocate(value[order], cost[order], budget),
     )
-    assert torch.equal(a.treatment[order], b.treatment)
+    assert torch.equal(a.assignment[order], b.assignment)
     assert a.certificate() == b.certificate()
 
 
@@ -136,16 +132,16 @@ def test_budget_exactly_at_the_cheapest_spend() -> None:
     value, cost = random_problem(4, 200, 4)
     cost = cost + 0.1
     least = math.fsum(cost.amin(1).tolist())
-    found = allocate(AllocationProblem(value, cost, least))
+    found = allocate(value, cost, least)
     assert found.slack == 0
-    assert torch.equal(found.treatment, cost.argmin(1))
+    assert torch.equal(found.assignment.long(), cost.argmin(1))
 
 
 def test_budget_beyond_the_free_optimum_is_left_over() -> None:
     value, cost = random_problem(5, 200, 4)
-    found = allocate(AllocationProblem(value, cost, 1e6))
+    found = allocate(value, cost, 1e6)
     assert found.multiplier == 0
-    assert torch.equal(found.treatment, value.argmax(1))
+    assert torch.equal(found.assignment.long(), value.argmax(1))
     assert found.slack == 1e6 - found.spend > 9e5
     assert found.gap == pytest.approx(0, abs=1e-9)
 
@@ -157,35 +153,17 @@ def test_budget_beyond_the_free_optimum_is_left_over() -> None:
 def test_identical_users_share_to_the_last_unit(price: float, budget: float, treated: int) -> None:
     value = torch.tensor([[0.0, 1.0]], dtype=torch.float64).repeat(150, 1)
     cost = torch.tensor([[0.0, price]], dtype=torch.float64).repeat(150, 1)
-    found = allocate(AllocationProblem(value, cost, budget))
-    assert int(found.treatment.sum()) == treated
-    assert found.treatment.tolist() == [1] * treated + [0] * (150 - treated)
+    found = allocate(value, cost, budget)
+    assert int(found.assignment.sum()) == treated
+    first = order.mixed(torch.arange(150)).argsort()[:treated]
+    assert sorted(found.assignment.nonzero()[:, 0].tolist()) == sorted(first.tolist())
 
 
 def test_one_arm_and_one_user() -> None:
-    only = allocate(AllocationProblem(torch.tensor([[3.0]]), torch.tensor([[2.0]]), 2.0))
-    assert (only.treatment.tolist(), only.value, only.slack, only.multiplier) == ([0], 3.0, 0.0, 0.0)
-    one = allocate(AllocationProblem(torch.tensor([[0.0, 2.0, 3.0]]), torch.tensor([[0.0, 1.0, 3.0]]), 2.0))
-    assert (one.treatment.tolist(), one.multiplier, one.gap) == ([1], 0.5, 0.5)
-
-
-def test_leftover_skips_what_does_not_fit_but_keeps_each_users_order() -> None:
-    # Slopes 5, 4, 2.5 (user 0), 3 (user 1), 2 (user 2). The first step leaves 2; user 0's next costs 3, the others' 1.
-    value = torch.tensor([[0.0, 5.0, 17.0, 18.25], [0.0, 3.0, 3.0, 3.0], [0.0, 2.0, 2.0, 2.0]], dtype=torch.float64)
-    cost = torch.tensor([[0.0, 1.0, 4.0, 4.5], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
-    start = policy_treatment(value, cost, 4.0)
-    assert start.tolist() == [1, 0, 0]
-    assert spend_leftover(value, cost, start, 3.0, 4.0).tolist() == [1, 1, 1]
-    assert spend_leftover(value, cost, start, 3.5, 4.0).tolist() == [1, 1, 1]
-    assert spend_leftover(value, cost, start, 3.0, 4.0, floor=2.5).tolist() == [1, 1, 0]
-    assert spend_leftover(value, cost, start, 4.0, 4.0).tolist() == [2, 0, 0]
-    assert spend_leftover(value, cost, start, 1.5, 4.0).tolist() == [1, 0, 0]
-
-
-def test_leftover_leaves_alone_who_is_not_where_the_multiplier_puts_them() -> None:
-    value, cost = torch.tensor([[0.0, 5.0, 8.0]]), torch.tensor([[0.0, 1.0, 2.0]])
-    assert spend_leftover(value, cost, torch.tensor([1]), 3.5, 10.0).tolist() == [1]
-    assert spend_leftover(value, cost, torch.tensor([0]), 3.5, 10.0).tolist() == [2]
+    only = allocate(torch.tensor([[3.0]]), torch.tensor([[2.0]]), 2.0)
+    assert (only.assignment.tolist(), only.value, only.slack, only.multiplier) == ([0], 3.0, 0.0, 0.0)
+    one = allocate(torch.tensor([[0.0, 2.0, 3.0]]), torch.tensor([[0.0, 1.0, 3.0]]), 2.0)
+    assert (one.assignment.tolist(), one.multiplier, one.gap) == ([1], 0.5, 0.5)
 
 
 def bad(value: Tensor | None = None, cost: Tensor | None = None, budget: float = 1.0) -> tuple[Tensor, Tensor, float]:
@@ -209,5 +187,5 @@ def bad(value: Tensor | None = None, cost: Tensor | None = None, budget: float =
 )
 def test_bad_input_is_told_in_one_line(arguments: tuple[Tensor, Tensor, float], told: str) -> None:
     with pytest.raises(InputError, match=told) as caught:
-        AllocationProblem(*arguments)
+        allocate(*arguments)
     assert "\n" not in str(caught.value)

@@ -48,7 +48,7 @@ def test_heads_equal_separate_networks(treatments: int) -> None:
     x = torch.randn(7, 6)
     for j in range(treatments):
         rows = slice(4 * j, 4 * j + 4)
-        h = torch.relu(x @ heads.hidden.weight[rows].T + heads.hidden.bias[rows])
+        h = torch.nn.functional.silu(x @ heads.hidden.weight[rows].T + heads.hidden.bias[rows])
         torch.testing.assert_close(heads(x)[:, j], h @ heads.out[j] + heads.bias[j])
 
 
@@ -101,7 +101,7 @@ def test_known_costs_replace_columns() -> None:
 
 def test_mlp_widths() -> None:
     net = mlp(3, [5, 4], dropout=0.1)
-    assert [type(layer).__name__ for layer in net] == ["Linear", "ReLU", "Dropout"] * 2
+    assert [type(layer).__name__ for layer in net] == ["Linear", "SiLU", "Dropout"] * 2
     assert net(torch.rand(2, 3)).shape == (2, 4)
     assert len(mlp(3, [5])) == 2
     assert torch.equal(mlp(3, [])(torch.ones(2, 3)), torch.ones(2, 3))

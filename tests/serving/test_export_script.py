@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,19 @@ import torch
 from random_trials import random_schema, random_statistics, random_table
 from serving_cases import ROOT, trained, write_checkpoint
 
-from lightning_budget.allocation import policy_treatment
+from lightning_budget.allocation import (
+    Budget,
+    CheckpointSource,
+    DataSource,
+    PacedPolicy,
+    PolicyOrigin,
+    PricePolicy,
+    SlopeSketch,
+    policy_treatment,
+)
 from lightning_budget.errors import InputError
 from lightning_budget.parquet import read_users, write_users
-from lightning_budget.serving import ServingModel, load, load_program
+from lightning_budget.serving import ServingModel, load, load_program, save_policy
 from lightning_budget.table import RCTTable
 from lightning_budget.training import serving_export
 from lightning_budget.training.export import load_model, load_schema
@@ -120,6 +130,37 @@ def test_a_choice_of_formats_without_a_multiplier(ckpt: Path, tmp_path: Path, ca
     assert load(tmp_path / "new" / "folder" / "model.pt").multiplier is None
     assert "on 200 users of" in output
     assert [cells[5] for cells in rows_of(output).values()] == ["–", "–"]
+
+
+def test_a_policy_travels_with_its_origin(
+    ckpt: Path, tmp_path: Path, call: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, data = CheckpointSource.of(ckpt), DataSource("users.parquet", 200, "ab12")
+    policy = PricePolicy(0.7, load_schema(ckpt).treatments, PolicyOrigin(Budget(40.0, False, 200), data, source))
+    save_policy(policy, tmp_path / "policy.json")
+    call(f"ckpt={ckpt}", "formats=[plain,program]", "policy=policy.json")
+    assert load(ckpt.parent / "export" / "model.pt").policy == policy
+    assert policy.origin is not None
+    assert load_program(ckpt.parent / "export" / "model.pt2")[1]["origin"] == policy.origin.to_dict()
+
+    def refused(match: str, *more: str) -> None:
+        with pytest.raises(SystemExit):
+            call(f"ckpt={ckpt}", "formats=[plain]", "policy=policy.json", *more)
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1
+        assert match in error
+
+    refused("multiplier=2 and policy=policy.json; allowed: one of both", "multiplier=2")
+    save_policy(replace(policy, treatments=("a", "b")), tmp_path / "policy.json")
+    refused("policy=policy.json is of a, b; allowed: a price policy of arm_0, arm_1, arm_2")
+    other = replace(policy.origin, checkpoint=replace(source, sha256="0" * 64))
+    save_policy(replace(policy, origin=other), tmp_path / "policy.json")
+    refused("sha256 000000000000…; allowed: the checkpoint to export")
+    save_policy(PricePolicy(float("inf")), tmp_path / "policy.json")
+    refused("has multiplier inf; allowed: a finite one")
+    sketch = SlopeSketch().add(torch.rand(9, 3), torch.tensor([[0.0, 1.0, 2.0]]).expand(9, 3))
+    save_policy(PacedPolicy(sketch, 10.0, 100), tmp_path / "policy.json")
+    refused("is a paced policy")
 
 
 def test_users_of_a_file_and_random_ones(ckpt: Path, tmp_path: Path, call: Callable[..., str]) -> None:
@@ -235,6 +276,8 @@ def test_rounding_of_float32_is_no_difference() -> None:
         ("multiplier=-1", "multiplier=-1"),
         ("multiplier=nan", "multiplier=nan"),
         ("multiplier=inf", "multiplier=inf"),
+        ("policy=missing.json", "policy 'missing.json' cannot be read"),
+        ("policy=file", "policy 'file' is no JSON"),
         ("multiplier=much", "value 'much' for 'multiplier'"),
         ("users=missing.parquet", "no such file"),
         ("users=file", "file"),

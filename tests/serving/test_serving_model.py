@@ -96,7 +96,7 @@ def test_the_policy_travels_along() -> None:
     _, serving = case(multiplier=0.7)
     inputs = serving_inputs(batch(200))
     out = serving(*inputs)
-    assert serving.policy == PricePolicy(0.7)
+    assert serving.policy == PricePolicy(0.7, ("arm_0", "arm_1", "arm_2"))
     assert torch.equal(out.treatment, PricePolicy(0.7)(out.value, out.cost))
     assert out.treatment.unique().tolist() == [0, 1, 2]
     other = serving(*inputs, torch.tensor(3.0))

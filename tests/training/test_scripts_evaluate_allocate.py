@@ -11,7 +11,6 @@ import torch
 from training_runs import ROOT, assert_same_report, call, report
 
 from lightning_budget import files
-from lightning_budget.allocation import AllocationProblem
 from lightning_budget.allocation import allocate as allocate_problem
 from lightning_budget.parquet import read_users
 from lightning_budget.training.export import load_model, load_schema
@@ -64,11 +63,11 @@ def test_allocate_equals_allocating_by_hand(
     batch = table.batch(torch.arange(len(table)))
     with torch.no_grad():
         prediction = load_model(checkpoint)(batch.dense, batch.sparse)
-    expected = allocate_problem(AllocationProblem(prediction.value, prediction.cost, BUDGET))
+    expected = allocate_problem(prediction.value, prediction.cost, BUDGET)
     written = pyarrow.parquet.read_table(output)
     treatment = torch.from_numpy(written["treatment"].to_numpy().copy())
     assert written["user_id"].to_pylist() == ids.to_pylist()
-    assert torch.equal(treatment, expected.treatment)
+    assert torch.equal(treatment, expected.assignment)
     assert written["treatment_name"].to_pylist() == [schema.treatments[t] for t in treatment.tolist()]
     for name, matrix in (("value", prediction.value), ("cost", prediction.cost)):
         column = torch.tensor(written[name].to_pylist())

@@ -12,7 +12,7 @@ from lightning_budget.allocation.constrained.newton import follow_path
 from lightning_budget.allocation.constrained.rows import Block, Rows
 from lightning_budget.allocation.constrained.smooth import smooth_dual
 from lightning_budget.allocation.constrained.sums import GroupSums
-from lightning_budget.allocation.constrained.ties import hash_keys, hashed_unit
+from lightning_budget.allocation.constrained.ties import by_hash, hashed_unit, lowest_hashes
 from lightning_budget.allocation.summation import exact_parts
 
 SAMPLE_USERS = 1 << 14
@@ -145,7 +145,7 @@ def solve_dual(rows: Rows, upper: float = 1e4, most_passes: int = 5, tolerance: 
     users, groups = rows.users, max(rows.sizes, default=1)
     drawn = max(SAMPLE_USERS, USERS_PER_GROUP * groups)
     whole = users <= 2 * drawn
-    sample = _by_hash(rows.key) if whole else _lowest_hashes(rows.key, drawn)
+    sample = by_hash(rows.key) if whole else lowest_hashes(rows.key, drawn)
     block = rows.block(sample)
     scale = Scale.of(block, rows.constraint)
     block = untied(scale.shrink(replace(block, limit=block.limit * (len(sample) / users))), rows.key[sample])
@@ -197,7 +197,7 @@ def full_pass(rows: Rows, multiplier: Tensor, error: Tensor, reach: float) -> Fu
         for used, index in zip(block.given(arm).masked_fill(is_open, 0.0), block.index, strict=True):
             sums.add(used, index)
     found = torch.cat(open_users)
-    found = found[_by_hash(rows.key[found])]
+    found = found[by_hash(rows.key[found])]
     return FullPass(math.fsum(bound), treatment, found, sums.totals(), math.fsum(value))
 
 
@@ -245,11 +245,3 @@ def _standard_error(block: Block, price: Tensor) -> Tensor:
     # Never nothing: a limit that did not bind in the sample may bind for all.
     return (total / _DRAWS).sqrt().clamp(min=1e-6)
 
-
-def _by_hash(key: Tensor) -> Tensor:
-    return hash_keys(key).argsort()
-
-
-def _lowest_hashes(key: Tensor, users: int) -> Tensor:
-    """The users with the smallest hashes of another stream: a sample that does not depend on the rows' order."""
-    return hash_keys(key, 1).topk(users, largest=False, sorted=True).indices

@@ -18,7 +18,7 @@ from lightning_budget.allocation.constrained.rows import Rows
 from lightning_budget.allocation.constrained.search import search
 from lightning_budget.allocation.constrained.smooth import hard_dual
 from lightning_budget.allocation.constrained.sums import GroupSums
-from lightning_budget.allocation.constrained.ties import hash_keys
+from lightning_budget.allocation.constrained.ties import by_hash
 
 _ENOUGH = 3e-6
 """Relative gap at which the search for better whole users stops."""
@@ -119,7 +119,7 @@ def _whole_users(rows: Rows, solved: DualSolution) -> _Found | None:
     settled = torch.tensor(solved.last.settled, dtype=torch.float64, device=rows.device)
     found = _move(rows, solved, solved.last.open, settled)
     if found is None and len(solved.last.open) < rows.users:
-        everyone = hash_keys(rows.key).argsort()
+        everyone = by_hash(rows.key)
         found = _move(rows, solved, everyone, torch.zeros_like(settled))
     return found
 

@@ -1,0 +1,32 @@
+"""An order of users that belongs to them, not to where they stand: ties fall the same way in any partition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mixed(key: Tensor) -> Tensor:
+    """A one-to-one scramble of int64 keys, so that ties favour nobody for a small key.
+
+    Source: Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195 (SplitMix64's finaliser).
+    """
+    x = key.to(torch.int64) + _signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shifted(x, 31)
+
+
+def by_slope_then_key(slope: Tensor, key: Tensor) -> Tensor:
+    """Positions ``[M]`` in order of slope ``[M]`` descending, then of the key; a user's own steps keep their order."""
+    by_key = torch.argsort(key, stable=True)
+    return by_key[torch.argsort(slope[by_key], descending=True, stable=True)]
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 64) if x >= 1 << 63 else x
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical shift right; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,92 @@
+"""A guess, from a sample, between which multipliers each budget's lies."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_budget.allocation.frontier import LARGEST, steps_between
+from lightning_budget.allocation.policy import arms_at
+from lightning_budget.allocation.settled import arm_dtype, settle
+
+SAMPLE_USERS = 1 << 12
+"""Fewest users drawn."""
+
+MOST_USERS = 1 << 17
+
+_RUN = 64
+"""Neighbours drawn together: memory comes in lines."""
+
+_COARSE_DEVIATIONS, _DEVIATIONS = 6.0, 4.0
+
+
+def sample_size(users: int, budgets: int) -> int:
+    """Users to draw: what a wider sample costs and what it saves grow alike at about this size."""
+    size = int(0.5 * users**0.75 * min(budgets, 4) ** 0.5)
+    return min(max(size, SAMPLE_USERS), MOST_USERS, users)
+
+
+def brackets_from_sample(
+    value: Tensor, cost: Tensor, targets: list[float], low: float = 0.0, high: float = LARGEST
+) -> list[tuple[float, float]]:
+    """Multipliers in ``[low, high]`` between which the spend per user most likely passes each target.
+
+    The spread is that between runs of neighbours, so sorted users widen the bracket rather than mislead it.
+
+    Args:
+        value, cost: ``[K, N]``; targets: B, currency per user.
+    """
+    runs = max(sample_size(value.shape[1], len(targets)) // _RUN, 4)
+    run = min(_RUN, value.shape[1])
+    v, c = _drawn(value, cost, runs, run)
+    if len(targets) == 1 and runs > 256:
+        coarse = 64 * run
+        ((low, high),) = _read(v[:, :coarse], c[:, :coarse], targets, low, high, _COARSE_DEVIATIONS, run)
+    return _read(v, c, targets, low, high, _DEVIATIONS, run)
+
+
+def _drawn(value: Tensor, cost: Tensor, runs: int, run: int) -> tuple[Tensor, Tensor]:
+    users = value.shape[1]
+    generator = torch.Generator().manual_seed(users)
+    starts = torch.randint(users - run + 1, (runs,), generator=generator)
+    rows = (starts[:, None] + torch.arange(run)).reshape(-1).to(value.device)
+    if value.stride(1) != 1:  # users first: whole rows
+        return value.T[rows].T, cost.T[rows].T
+    return value.index_select(1, rows), cost.index_select(1, rows)
+
+
+def _read(
+    v: Tensor, c: Tensor, targets: list[float], low: float, high: float, deviations: float, run: int
+) -> list[tuple[float, float]]:
+    users = v.shape[1]
+    arm = torch.empty(users, dtype=arm_dtype(len(v)), device=v.device)
+    (part,) = settle(v, c, [(low, high)], arm)
+    arm[part.rows] = arms_at(part.value, part.cost, high).to(arm.dtype)
+    paid = c.gather(0, arm.long()[None])[0].double()
+    steps = steps_between(part.value, part.cost, low, high)
+    spend = torch.cat([paid.sum()[None], steps.price]).cumsum(0) / users
+    found = []
+    for target in targets:
+        taken = max(_past(spend, target), 0)
+        at = paid.index_add(0, part.rows[steps.user[:taken]], steps.price[:taken])
+        by_run = at.view(-1, run).mean(1)
+        margin = deviations * float(by_run.std()) / math.sqrt(len(by_run)) + 2 * float(spend[-1] - spend[0]) / users
+        if not math.isfinite(margin):
+            found.append((low, high))
+            continue
+        dear, cheap = _past(spend, target + margin), _past(spend, target - margin)
+        found.append((_slope(steps.slope, dear, low, high), _slope(steps.slope, cheap, low, high)))
+    return found
+
+
+def _past(spend: Tensor, target: float) -> int:
+    """The step that takes the running spend past the target; −1 where it is past before any."""
+    return int(torch.searchsorted(spend, target, right=True)) - 1
+
+
+def _slope(slope: Tensor, step: int, low: float, high: float) -> float:
+    if step < 0:
+        return high
+    return float(slope[step]) if step < len(slope) else low

@@ -1,0 +1,139 @@
+"""The pass of :mod:`lightning_budget.allocation.settled` in plain torch, for any device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_budget.allocation.frontier import LARGEST
+from lightning_budget.allocation.settled import Settled, tie_of
+from lightning_budget.allocation.summation import split_parts
+
+PIECE = 1 << 15
+"""Users on a CPU whose scores stay in cache."""
+
+DEVICE_PIECE = 1 << 21
+"""Users on an accelerator, where a launch costs more than a cache miss."""
+
+
+def settle(value: Tensor, cost: Tensor, brackets: list[tuple[float, float]], arm: Tensor | None) -> list[Settled]:
+    """See :func:`lightning_budget.allocation.settled.settle`."""
+    users = value.shape[1]
+    size = min(PIECE if value.device.type == "cpu" else DEVICE_PIECE, max(users, 1))
+    value, cost = value.detach(), cost.detach()
+    scratch = _Scratch(value, size)
+    found = [([], [], [], [], []) for _ in brackets]
+    finite = True
+    for start in range(0, users, size):
+        v, c = scratch.bring_in(value, cost, start, min(size, users - start))
+        bound_v, bound_c = scratch.sizes(v, c)
+        finite = finite and math.isfinite(bound_v) and math.isfinite(bound_c)
+        for (low, high), (rows, values, costs, spend, worth) in zip(brackets, found, strict=True):
+            chosen = None if arm is None else arm[start : start + v.shape[1]]
+            is_open = scratch.judge(v, c, low, high, chosen)
+            left = is_open.nonzero().squeeze(1)
+            rows.append(left + start)
+            values.append(v[:, left])
+            costs.append(c[:, left])
+            spend += split_parts(scratch.paid[: v.shape[1]].masked_fill_(is_open, 0), bound_c)
+            if arm is not None:
+                worth += split_parts(scratch.worth[: v.shape[1]].masked_fill_(is_open, 0), bound_v)
+    none = value.new_empty(0, dtype=torch.int64)
+    return [
+        Settled(
+            low=low,
+            high=high,
+            rows=torch.cat([none, *rows]),
+            value=torch.cat([value[:, :0], *values], dim=1),
+            cost=torch.cat([cost[:, :0], *costs], dim=1),
+            spend=spend,
+            worth=worth,
+            finite=finite,
+        )
+        for (low, high), (rows, values, costs, spend, worth) in zip(brackets, found, strict=True)
+    ]
+
+
+class _Scratch:
+    """Buffers of a piece of users, made once: fresh memory for every product costs more than the product."""
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        arms = like.shape[0]
+        self._v, self._c = like.new_empty(arms, size), like.new_empty(arms, size)
+        self._of = [like.new_empty(size) for _ in range(11)]
+        self.paid, self.worth = self._of[0], self._of[1]
+        self._extra = like.new_empty(size)
+        self._better = like.new_empty(size, dtype=torch.bool)
+
+    def bring_in(self, value: Tensor, cost: Tensor, start: int, n: int) -> tuple[Tensor, Tensor]:
+        """Value and cost ``[K, n]`` contiguous over users: the input itself where it is."""
+        v, c = value[:, start : start + n], cost[:, start : start + n]
+        if v.stride(1) != 1:
+            v = self._v[:, :n].copy_(v)
+        if c.stride(1) != 1:
+            c = self._c[:, :n].copy_(c)
+        return v, c
+
+    def sizes(self, v: Tensor, c: Tensor) -> tuple[float, float]:
+        """Largest absolute value and cost of each user, kept; returns those of all. NaN stays NaN."""
+        n = v.shape[1]
+        size_v, size_c, other = (x[:n] for x in self._of[2:5])
+        for x, size in ((v, size_v), (c, size_c)):
+            torch.abs(x[0], out=size)
+            for j in range(1, len(x)):
+                torch.maximum(size, torch.abs(x[j], out=other), out=size)
+        return float(size_v.amax()), float(size_c.amax())
+
+    def judge(self, v: Tensor, c: Tensor, low: float, high: float, arm: Tensor | None) -> Tensor:
+        """Who is open, ``[n]``; leaves cost and value at ``high`` in ``paid`` and ``worth``, and the arm in ``arm``."""
+        n = v.shape[1]
+        paid, worth, size_v, size_c, score, score_low, best, second, best_low, second_low, at_low = (
+            x[:n] for x in self._of
+        )
+        better = self._better[:n]
+        tie, tiny, smallest = tie_of(v.element_size())
+        cheapest, most = high >= LARGEST, torch.finfo(v.dtype).max
+        # Products of a tiny multiplier lose their precision, a huge one is none; NaN leads nowhere clearly.
+        low, high = (end if end == 0 or smallest <= end <= most else math.nan for end in (low, high))
+        for j in range(len(v)):
+            if cheapest:
+                torch.neg(c[j], out=score)
+            else:
+                torch.sub(v[j], c[j], alpha=high, out=score)
+            torch.sub(v[j], c[j], alpha=low, out=score_low)
+            if j == 0:
+                best.copy_(score)
+                best_low.copy_(score_low)
+                at_low.copy_(score_low)
+                paid.copy_(c[0])
+                worth.copy_(v[0])
+                second.fill_(-math.inf)
+                second_low.fill_(-math.inf)
+                if arm is not None:
+                    arm.zero_()
+                continue
+            torch.gt(score, best, out=better)
+            torch.where(better, c[j], paid, out=paid)
+            torch.where(better, score_low, at_low, out=at_low)
+            if arm is not None:
+                torch.where(better, v[j], worth, out=worth)
+                arm.masked_fill_(better, j)
+            torch.maximum(second, torch.minimum(best, score, out=self._spare(n)), out=second)
+            torch.maximum(best, score, out=best)
+            torch.maximum(second_low, torch.minimum(best_low, score_low, out=self._spare(n)), out=second_low)
+            torch.maximum(best_low, score_low, out=best_low)
+        spare = self._spare(n)
+        settled = torch.eq(at_low, best_low)
+        best.sub_(second)
+        if cheapest:
+            settled &= best > 0
+        else:
+            settled &= best > torch.add(size_v, size_c, alpha=high, out=spare).mul_(tie).add_(tiny)
+        best_low.sub_(second_low)
+        settled &= best_low > torch.add(size_v, size_c, alpha=low, out=spare).mul_(tie).add_(tiny)
+        return settled.logical_not_()
+
+    def _spare(self, n: int) -> Tensor:
+        return self._extra[:n]

@@ -1,0 +1,151 @@
+"""The served policy: one user is a batch of one, to the last bit, and says where it came from."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_budget.allocation import (
+    Budget,
+    CheckpointSource,
+    DataSource,
+    PolicyOrigin,
+    PricePolicy,
+    policy_treatment,
+    solve_multipliers,
+)
+from lightning_budget.allocation.policy_origin import content_hash
+from lightning_budget.allocation.price_policy import best_treatment
+from lightning_budget.errors import InputError
+from tests.allocation.reference import policy_by_loop, random_problem
+
+anything = st.one_of(
+    st.integers(-4, 8).map(float),
+    st.floats(-1e308, 1e308),
+    st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 1e-300, sys.float_info.max, -sys.float_info.max]),
+)
+arms = st.integers(1, 6).flatmap(lambda k: st.lists(st.tuples(anything, anything), min_size=k, max_size=k))
+prices = st.one_of(
+    st.integers(0, 32).map(lambda q: q / 4), st.floats(0, sys.float_info.max), st.sampled_from([math.inf, 1e-320])
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(arms, prices)
+def test_one_user_is_a_batch_of_one_whatever_the_numbers(user: list[tuple[float, float]], price: float) -> None:
+    values, costs = zip(*user, strict=True)
+    value, cost = (torch.tensor([x], dtype=torch.float64) for x in (values, costs))
+    assert best_treatment(values, costs, price) == int(policy_treatment(value, cost, price))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("grid", [False, True])
+def test_users_one_by_one_are_the_batch(dtype: torch.dtype, grid: bool) -> None:
+    value, cost = (x.to(dtype) for x in random_problem(1, 5000, 5, grid))
+    # Multipliers that some users tie at: slopes of their own steps.
+    found = solve_multipliers(value, cost, torch.tensor([0.05, 0.3, 0.8], dtype=torch.float64)).tolist()
+    for price in (*found, 0.0, 0.5, 1.0, math.inf):
+        policy = PricePolicy(price)
+        one_by_one = [policy.choose(v, c) for v, c in zip(value.tolist(), cost.tolist(), strict=True)]
+        assert one_by_one == policy(value, cost).tolist()
+        if grid and price < math.inf:
+            assert one_by_one == policy_by_loop(value, cost, price).tolist()
+
+
+def test_ties_go_to_the_cheaper_arm_then_to_the_first() -> None:
+    policy = PricePolicy(2.0)
+    assert policy.choose([2.0, 0.0], [1.0, 0.0]) == 1
+    assert policy.choose([0.0, 2.0], [0.0, 1.0]) == 0
+    assert policy.choose([1.0, 1.0, 1.0], [3.0, 1.0, 1.0]) == 1
+    assert PricePolicy(math.inf).choose([0.0, 9.0], [1.0, 1.0]) == 1
+
+
+def test_nobody_is_no_error() -> None:
+    assert PricePolicy(1.0)(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
+
+
+ORIGIN = PolicyOrigin(
+    Budget(1000.0, False, 4000), DataSource("users.parquet", 4000, "ab12"), CheckpointSource("best.ckpt", "cd34")
+)
+
+
+def test_it_says_where_it_came_from() -> None:
+    text = str(PricePolicy(1.5, ("control", "ten"), ORIGIN))
+    assert text.splitlines() == [
+        "Price policy: one more unit of currency must earn 1.5 units of value (multiplier 1.5)",
+        "  treatments: control, ten",
+        "  budget: 1,000 in total for 4,000 users (0.25 per user)",
+        "  data: users.parquet, 4,000 rows, fingerprint ab12",
+        "  checkpoint: best.ckpt, sha256 cd34",
+    ]
+    each = PolicyOrigin(Budget(0.25, True, 4000), ORIGIN.data)
+    assert "0.25 per user, solved for 4,000 users (1,000 in total)" in str(PricePolicy(1.5, (), each))
+    assert "checkpoint: none" in PricePolicy(1.5, (), each).describe()
+    assert "everyone gets the cheapest treatment" in str(PricePolicy(math.inf))
+
+
+@pytest.mark.parametrize("origin", [None, ORIGIN, PolicyOrigin(Budget(0.25, True, 4000), ORIGIN.data)])
+@pytest.mark.parametrize("price", [0.1 + 0.2, math.inf, 5e-324])
+def test_plain_containers_give_it_back(origin: PolicyOrigin | None, price: float) -> None:
+    policy = PricePolicy(price, ("control", "ten"), origin)
+    assert PricePolicy.from_dict(policy.to_dict()) == policy
+
+
+def test_a_checkpoint_is_known_by_its_content(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "part").mkdir(parents=True)
+        (tmp_path / name / "part" / "a").write_bytes(b"weights")
+        (tmp_path / name / "b").write_bytes(b"rest")
+    known = "9df1d23c0fc6c9f9cd1dd4a0b3cc2d5d"
+    assert content_hash(tmp_path / "one" / "b") != known
+    assert CheckpointSource.of(tmp_path / "one").sha256 == content_hash(tmp_path / "two")
+    (tmp_path / "two" / "part" / "a").rename(tmp_path / "two" / "part" / "c")
+    assert content_hash(tmp_path / "one") != content_hash(tmp_path / "two")
+    (tmp_path / "one" / "b").write_bytes(b"")
+    assert content_hash(tmp_path / "one" / "b") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    with pytest.raises(InputError, match="cannot be read"):
+        content_hash(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("values", "costs", "match"),
+    [
+        ([0.0, math.nan], [0.0, 1.0], r"values\[1\] is nan; allowed: finite"),
+        ([0.0, 1.0], [-math.inf, 1.0], r"costs\[0\] is -inf"),
+        ([math.inf, 1.0], [-math.inf, 1.0], r"values\[0\] is inf"),
+        ([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], "3 values and 3 costs; allowed: 2 of each"),
+        ([0.0, 1.0], [0.0], "2 values and 1 costs"),
+        ([], [], "0 values"),
+    ],
+)
+def test_one_bad_user(values: list[float], costs: list[float], match: str) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        PricePolicy(1.0, ("control", "ten")).choose(values, costs)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_batches_and_multipliers() -> None:
+    policy = PricePolicy(1.0, ("control", "ten"))
+    good = torch.ones(6000, 2)
+    assert policy(good * 3e38, good).shape == (6000,)  # a sum that overflows is no error
+    for bad in (math.nan, math.inf):
+        value = good.clone()
+        value[17, 1] = bad
+        with pytest.raises(InputError, match=rf"cost\[17, 1\] is {bad}"):
+            policy(good, value)
+        with pytest.raises(InputError, match=rf"value\[17, 1\] is {bad}"):
+            policy(value, good)
+    with pytest.raises(InputError, match="value and cost of 3 treatments; allowed: 2 of each"):
+        policy(torch.ones(4, 3), torch.ones(4, 3))
+    with pytest.raises(InputError, match="equal shapes"):
+        policy(torch.ones(4, 2), torch.ones(3, 2))
+    for multiplier in (-1.0, math.nan):
+        with pytest.raises(InputError, match="multiplier="):
+            PricePolicy(multiplier)
+    assert PricePolicy(1.0).choose([1e308, 1e308, 1e308], [0.0, 1.0, 2.0]) == 0

@@ -172,12 +172,13 @@ class PacedPolicy:
             InputError: if value and cost are not finite ``[N, K]`` tensors of K treatments.
         """
         state = self.state
-        arm = treatments_of(value, cost, state.multiplier, self.treatments)
+        left = self.left / state.bias
+        arm = treatments_of(value, cost, state.multiplier if left > 0 else LARGEST, self.treatments)
         if not len(arm):
             return arm
         spent = cost.gather(1, arm[:, None])[:, 0].double().cumsum(0)
-        # The last running sum is not the largest where arms pay money back.
-        if float(spent.max()) >= self.left / state.bias:
+        # Not the last running sum alone: where arms pay money back, another one may reach what is left, or go below 0.
+        if float(spent.max()) >= left > 0 or (left <= 0 and float(spent.min()) < 0):
             rows = zip(value.tolist(), cost.tolist(), strict=True)
             return torch.tensor([self.choose(v, c) for v, c in rows], device=value.device)
         state.started = True

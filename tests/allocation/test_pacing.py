@@ -79,13 +79,31 @@ def test_money_that_is_gone_is_not_spent() -> None:
     value, cost = users(5, 50)
     assert policy(value, cost).tolist() == [0] * 50
     assert [policy.choose(v, c) for v, c in zip(value.tolist(), cost.tolist(), strict=True)] == [0] * 50
+    # Money that comes back is spent again.
+    back, back_cost = torch.zeros(40, 5), torch.tensor([-1.0, 0.0, 1.0, 2.0, 3.0]).expand(40, 5)
+    twin, _ = paced(100)
+    twin.report(budget * 1.01, 0.5)
+    for p in (policy, twin):
+        p.report(budget * 1.1, 0.6)
+        p.state.multiplier = 0.1
+    back[:, 2] = 5.0
+    singly = [twin.choose(v, c) for v, c in zip(back.tolist(), back_cost.tolist(), strict=True)]
+    assert policy(back, back_cost).tolist() == singly
+    assert set(singly) == {0, 2}
+    # Nothing but the cheapest will do, even where another pays back as well.
+    gone, _ = paced(100)
+    gone.state.pending = budget + 0.5
+    gone.state.multiplier = 0.1
+    assert gone.choose([0.0, 9.0, 0.0, 0.0, 0.0], [-1.0, -0.6, 0.0, 0.0, 0.0]) == 0
     # The cheapest arm may cost money, and a dearer one as little.
     assert policy.choose([1.0, 2.0, 9.0, 1.0, 1.0], [1.0, 1.0, 4.0, 3.0, 2.0]) == 1
 
 
-def test_what_is_left_buys_what_fits() -> None:
+@pytest.mark.parametrize("bias", [1.0, 2.0, 0.5])
+def test_what_is_left_buys_what_fits(bias: float) -> None:
     policy, budget = paced(100)
-    policy.state.multiplier, policy.state.pending = 0.1, budget - 1.5
+    policy.state.multiplier, policy.state.bias, policy.state.pending = 0.1, bias, budget / bias - 1.5
+    assert policy.left == pytest.approx(1.5 * bias)
     assert policy.choose([0.0, 1.0, 2.0, 3.0, 9.0], [0.0, 0.5, 1.4, 1.6, 2.0]) == 2
     assert policy.choose([0.0, 1.0, 2.0, 3.0, 9.0], [0.0, 0.5, 1.4, 1.6, 2.0]) == 0
 

@@ -32,7 +32,9 @@ anything = st.one_of(
 )
 arms = st.integers(1, 6).flatmap(lambda k: st.lists(st.tuples(anything, anything), min_size=k, max_size=k))
 prices = st.one_of(
-    st.integers(0, 32).map(lambda q: q / 4), st.floats(0, sys.float_info.max), st.sampled_from([math.inf, 1e-320])
+    st.integers(0, 32).map(lambda q: q / 4),
+    st.floats(0, sys.float_info.max),
+    st.sampled_from([math.inf, sys.float_info.max, 1e-320]),
 )
 
 
@@ -64,6 +66,9 @@ def test_ties_go_to_the_cheaper_arm_then_to_the_first() -> None:
     assert policy.choose([0.0, 2.0], [0.0, 1.0]) == 0
     assert policy.choose([1.0, 1.0, 1.0], [3.0, 1.0, 1.0]) == 1
     assert PricePolicy(math.inf).choose([0.0, 9.0], [1.0, 1.0]) == 1
+    # A slope that overflows does not beat the largest multiplier.
+    assert PricePolicy(sys.float_info.max).choose([0.0, 1e300], [0.0, 1e-300]) == 0
+    assert PricePolicy(1e308).choose([0.0, 1e300], [0.0, 1e-300]) == 1
 
 
 def test_nobody_is_no_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import NoReturn
 
 import torch
@@ -16,6 +17,7 @@ from lightning_budget.errors import InputError
 
 _TRIED = 24
 _NAMED = 4
+_ROUNDED = 1e-14
 
 
 def tighten(rows: Rows) -> None:
@@ -27,12 +29,19 @@ def tighten(rows: Rows) -> None:
     Raises:
         InputError: if one limit alone is too low, :math:`\sum_i \min_j a_{ij} > b`, or single users cannot be served.
     """
-    for _ in range(len(rows.sizes) + 1):
+    given = copy(rows)
+    for turn in range(len(rows.sizes) + 1):
         least, widest = _least(rows)
         for p, total in enumerate(least):
             if total > float(rows.limit[p]):
-                raise _alone(rows, p, total)
-        room = rows.limit - torch.tensor(least, dtype=torch.float64, device=rows.device)
+                if not turn:
+                    raise _alone(rows, p, total)
+                # Others of the limits have forbidden what this one needs.
+                refuse_infeasible(given)
+                raise not_whole(rows, f"whole users need {_total(rows, p, total)} of {rows.names[p]!r}")
+        needed = torch.tensor(least, dtype=torch.float64, device=rows.device)
+        # Usages and their differences are rounded: what exceeds by no more than that may be given.
+        room = rows.limit - needed + _ROUNDED * (rows.limit.abs() + needed.abs() + widest)
         if not bool((widest > room).any()):
             return
         allowed = torch.ones(rows.users, rows.arms, dtype=torch.bool, device=rows.device)
@@ -43,7 +52,7 @@ def tighten(rows: Rows) -> None:
                 ok &= usage - usage.masked_fill(masked, math.inf).amin(dim=0) <= left
             allowed[piece] = ok.T
         if not bool(allowed.any(dim=1).all()):
-            refuse_infeasible(rows)
+            refuse_infeasible(given)
             user = int((~allowed.any(dim=1)).nonzero()[0])
             raise not_whole(rows, f"each treatment of user {user} exceeds one of them")
         rows.allowed = allowed
@@ -146,6 +155,10 @@ def not_whole(rows: Rows, why: str) -> InputError:
 
 def _limit(rows: Rows, p: int) -> str:
     return f"limit {'at least' if rows.sign[p] < 0 else 'at most'} {float(rows.limit[p] * rows.sign[p]):.15g}"
+
+
+def _total(rows: Rows, p: int, total: float) -> str:
+    return f"{total * float(rows.sign[p]):.6g}"
 
 
 def _needed(rows: Rows, p: int, total: float, digits: int = 15) -> str:

@@ -34,7 +34,7 @@ class Path:
     visits: int
 
 
-def follow_path(block: Block, start: Tensor, first: float, last: float, upper: float) -> Path:
+def follow_path(block: Block, start: Tensor, first: float, last: float, upper: float | Tensor) -> Path:
     r"""Minimise the smoothed dual over :math:`0 \le \lambda \le u` for temperatures from ``first`` down to ``last``.
 
     Bounds are kept by logarithmic barriers whose weight is the temperature (a slack then counts as one undecided
@@ -46,12 +46,13 @@ def follow_path(block: Block, start: Tensor, first: float, last: float, upper: f
         start: ``[P]`` multipliers, inside the bounds.
         first: temperature of the first point.
         last: temperature of the last point.
-        upper: :math:`u`: the price of one unit by which a limit may be missed.
+        upper: :math:`u`, a number or ``[P]``: the price of one unit by which a limit may be missed.
 
     Source:
         Nesterov 2005, doi:10.1007/s10107-004-0552-5 (smoothing); Wright 1997, doi:10.1137/1.9781611971453
         (primal-dual steps).
     """
+    upper = torch.as_tensor(upper, dtype=start.dtype, device=start.device).expand_as(start)
     point = _Point(block, start.clamp(upper * 1e-9, upper * (1 - 1e-9)), upper, first)
     if not len(start):
         return Path(start, point.dual, 0, 0)
@@ -89,7 +90,7 @@ def undecided(block: Block, multiplier: Tensor, margin: float) -> Block:
 class _Point:
     """A point of the path with its slacks."""
 
-    def __init__(self, block: Block, multiplier: Tensor, upper: float, temperature: float) -> None:
+    def __init__(self, block: Block, multiplier: Tensor, upper: Tensor, temperature: float) -> None:
         self.multiplier, self._upper = multiplier, upper
         self._low, self._high = temperature / multiplier, temperature / (upper - multiplier)
         self.dual = smooth_dual(block, multiplier, temperature)

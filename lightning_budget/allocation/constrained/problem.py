@@ -155,8 +155,8 @@ class ConstrainedProblem:
 
 def _check_constraint(constraint: Constraint, value: Tensor) -> None:
     name, (users, arms) = constraint.name, value.shape
-    limit = torch.as_tensor(constraint.limit)
-    if limit.dim() > 1 or not limit.numel() or not bool(torch.isfinite(limit.double()).all()):
+    limit = torch.as_tensor(constraint.limit, dtype=torch.float64)
+    if limit.dim() > 1 or not limit.numel() or not bool(torch.isfinite(limit).all()):
         raise InputError(
             f"constraint {name!r}: limit={constraint.limit}",
             "a finite number, or a tensor [G] of them",

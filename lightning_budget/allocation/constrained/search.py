@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_budget.allocation.constrained.moves import Assignment
 
-_CHAINS = 12
+_CHAINS, _MOST_CHAINS = 12, 96
 _MOVES = 768
 _STEPS = 600
 _PATIENCE = 200
@@ -60,15 +60,17 @@ class _Chains:
         self._usage_of, self._value_of = part.usage, part.value
         self._index_of = part.index
         device = block.value.device
-        self._now = state.treatment[self.users].repeat(_CHAINS, 1)
-        self._gain = torch.zeros(_CHAINS, dtype=torch.float64, device=device)
+        # A step costs as much for a few moves as for many: small problems get more chains.
+        self._count = min(_MOST_CHAINS, max(_CHAINS, _CHAINS * _MOVES // max(1, len(self._arm))))
+        self._now = state.treatment[self.users].repeat(self._count, 1)
+        self._gain = torch.zeros(self._count, dtype=torch.float64, device=device)
         self._rounding = state.rounding
-        self._excess = state.excess.repeat(_CHAINS, 1)
+        self._excess = state.excess.repeat(self._count, 1)
         self._generator = torch.Generator().manual_seed(0)
-        rate = torch.rand(_CHAINS, 1, generator=self._generator, dtype=torch.float64).to(device) * 3 + 0.5
+        rate = torch.rand(self._count, 1, generator=self._generator, dtype=torch.float64).to(device) * 3 + 0.5
         self._rate = rate * (price + 0.05)
-        self._free_at = torch.zeros(_CHAINS, count, dtype=torch.int64, device=device)
-        self._chain = torch.arange(_CHAINS, device=device)
+        self._free_at = torch.zeros(self._count, count, dtype=torch.int64, device=device)
+        self._chain = torch.arange(self._count, device=device)
         self.best, self.found = 0.0 if state.fits else -math.inf, self._now[0].clone()
 
     def step(self, step: int) -> bool:
@@ -100,7 +102,7 @@ class _Chains:
         self._excess.scatter_add_(1, self._index_of[:, user].T, added.T)
         self._gain += self._value_of[arm, user] - self._value_of[self._now[self._chain, user], user]
         self._now[self._chain, user] = arm
-        wait = torch.randint(4, 16, (_CHAINS,), generator=self._generator).to(user.device)
+        wait = torch.randint(4, 16, (self._count,), generator=self._generator).to(user.device)
         self._free_at[self._chain, user] = step + wait
         missed = self._excess > 0.5 * self._rounding
         self._rate *= torch.where(missed, 1.15, 0.97)

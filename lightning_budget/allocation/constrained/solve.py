@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lightning_budget.allocation.constrained.dual import DualSolution, solve_dual, untied
+from lightning_budget.allocation.constrained.dual import DualSolution, solve_dual
 from lightning_budget.allocation.constrained.fill import fill
+from lightning_budget.allocation.constrained.full_pass import FullPass, all_leads, full_pass
 from lightning_budget.allocation.constrained.infeasible import not_whole, refuse_infeasible, tighten
 from lightning_budget.allocation.constrained.moves import ROUNDING
 from lightning_budget.allocation.constrained.problem import ConstrainedProblem, Constraint
 from lightning_budget.allocation.constrained.repair import repair
 from lightning_budget.allocation.constrained.rows import Rows
+from lightning_budget.allocation.constrained.scale import untied
 from lightning_budget.allocation.constrained.search import search
 from lightning_budget.allocation.constrained.smooth import hard_dual
 from lightning_budget.allocation.constrained.sums import GroupSums
-from lightning_budget.allocation.constrained.ties import by_hash
 
 _ENOUGH = 3e-6
 """Relative gap at which the search for better whole users stops."""
 
 _POOR = 1e-3
+
+_WIDEST = 1 << 25
+"""Usages held at most while users are moved."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class ConstrainedAllocation:
             "dual_bound": self.dual_bound,
             "gap": self.gap,
             "relative_gap": self.gap / abs(self.dual_bound) if self.dual_bound else 0.0,
-            "multipliers": {name: float(torch.as_tensor(x).max()) for name, x in self.multipliers.items()},
-            "slack": {name: float(torch.as_tensor(x).min()) for name, x in self.slack.items()},
+            "multipliers": {name: float(_tensor(x).max()) for name, x in self.multipliers.items()},
+            "slack": {name: float(_tensor(x).min()) for name, x in self.slack.items()},
         }
 
 
@@ -80,11 +85,11 @@ def allocate_constrained(problem: ConstrainedProblem) -> ConstrainedAllocation:
         InputError: if the constraints cannot hold together, which is proved and the constraints named; or if no
             allocation of whole users was found although there is no such proof.
     """
-    rows = Rows(problem)
+    rows, given = Rows(problem), Rows(problem)
     tighten(rows)
     solved = solve_dual(rows)
     if solved.at_upper:
-        refuse_infeasible(rows)
+        refuse_infeasible(given)
     found = _whole_users(rows, solved)
     if solved.at_upper and (found is None or solved.last.bound - found[1] > _POOR * abs(solved.last.bound)):
         # Limits that hold, but only just: nothing but a far higher price of missing them meets them.
@@ -92,7 +97,7 @@ def allocate_constrained(problem: ConstrainedProblem) -> ConstrainedAllocation:
         solved = min(solved, dearer, key=lambda s: s.last.bound)
         found = max(filter(None, (found, _whole_users(rows, dearer))), key=lambda f: f[1], default=None)
     if found is None:
-        refuse_infeasible(rows)
+        refuse_infeasible(given)
         raise not_whole(rows, "single users do not add up to the limits")
     treatment, value, usage = found
     slack = rows.limit - usage
@@ -116,17 +121,26 @@ _Found = tuple[Tensor, float, Tensor]
 
 def _whole_users(rows: Rows, solved: DualSolution) -> _Found | None:
     """The policy with its open users moved until all limits hold exactly; ``None`` if that was not found."""
-    settled = torch.tensor(solved.last.settled, dtype=torch.float64, device=rows.device)
-    found = _move(rows, solved, solved.last.open, settled)
+    found = _move(rows, solved, solved.last)
     if found is None and len(solved.last.open) < rows.users:
-        everyone = by_hash(rows.key)
-        found = _move(rows, solved, everyone, torch.zeros_like(settled))
+        found = _move(rows, solved, _widened(rows, solved))
     return found
 
 
-def _move(rows: Rows, solved: DualSolution, users: Tensor, settled: Tensor) -> _Found | None:
-    """Repair, fill and search with these users; limits are drawn in where sums in another order round across them."""
-    scale, treatment = solved.scale, solved.last.treatment
+def _widened(rows: Rows, solved: DualSolution) -> FullPass:
+    """The same policy with as many users open as may be held at once, those with the smallest leads."""
+    most = _WIDEST // (rows.arms * (len(rows.sizes) + 1))
+    reach = math.inf
+    if rows.users > most:
+        lead = all_leads(rows, solved.multiplier, solved.error, solved.scale.value)
+        reach = float(lead.kthvalue(most).values)
+    return full_pass(rows, solved.multiplier, solved.error, reach, solved.scale.value)
+
+
+def _move(rows: Rows, solved: DualSolution, policy: FullPass) -> _Found | None:
+    """Repair, fill and search with the open users; limits are drawn in where sums in another order round across."""
+    users, settled = policy.open, policy.settled
+    scale, treatment = solved.scale, policy.treatment
     price = scale.price(solved.multiplier)
     full = rows.block(users)
     inset = torch.zeros_like(settled)
@@ -160,6 +174,11 @@ def _recount(rows: Rows, treatment: Tensor) -> tuple[Tensor, float]:
             sums.add(used, index)
     *usage, value = sums.totals()
     return torch.tensor(usage, dtype=torch.float64, device=rows.device), value
+
+
+def _tensor(x: float | Tensor) -> Tensor:
+    """In float64, which torch does not make of a plain number."""
+    return torch.as_tensor(x, dtype=torch.float64)
 
 
 def _by_name(constraints: Sequence[Constraint], x: Tensor) -> dict[str, float | Tensor]:

@@ -157,10 +157,16 @@ class EvaluateConfig:
 
 @dataclass
 class AllocateConfig:
-    ckpt: str = MISSING
     budget: float = MISSING
     input: str = MISSING
     output: str = MISSING
+    ckpt: str | None = None
+    user_column: str = "user_id"
+    value_columns: Any = None
+    cost_columns: Any = None
+    treatments: list[str] | None = None
+    allow_negative_cost: bool = True
+    check_duplicates: bool = True
     batch_size: int = 16384
     accelerator: str = "auto"
 

@@ -57,7 +57,7 @@ def _read_parquet(path: Path, roles: list[tuple[str, str]]) -> pa.Table:
     if not files:
         raise InputError(f"{path} has no .parquet file", FORMATS, "check the path")
     data = pyarrow.dataset.dataset([str(f) for f in files], format="parquet", partitioning="hive")
-    _check_names(path, data.schema.names, roles)
+    check_names(path, data.schema.names, roles)
     return data.to_table(columns=list(dict.fromkeys(name for name, _ in roles)))
 
 
@@ -66,7 +66,7 @@ def _read_csv(path: Path, roles: list[tuple[str, str]]) -> pa.Table:
         raise InputError(f"{path} is empty", "a header and at least one row", "bring a file with data")
     with pyarrow.csv.open_csv(path, convert_options=pyarrow.csv.ConvertOptions(check_utf8=False)) as reader:
         names = reader.schema.names
-    _check_names(path, names, roles)
+    check_names(path, names, roles)
     # Types are set, not guessed: a guess sees only the first block of the file.
     types: dict[str, pa.DataType | None] = {}
     for name, role in roles:
@@ -89,7 +89,8 @@ def _read_csv(path: Path, roles: list[tuple[str, str]]) -> pa.Table:
         ) from e
 
 
-def _check_names(path: Path, names: list[str], roles: list[tuple[str, str]]) -> None:
+def check_names(path: Path, names: list[str], roles: list[tuple[str, str]]) -> None:
+    """Refuse a file whose columns ``names`` lack one of the roles', or have it twice."""
     for name, role in roles:
         if names.count(name) == 1:
             continue

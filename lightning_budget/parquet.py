@@ -87,15 +87,37 @@ def read_users(path: str | Path, schema: DataSchema, user: str = "user_id") -> t
     Raises:
         InputError: for anything amiss, naming file and column.
     """
-    roles = (
+    file = read_columns(path, list(user_roles(schema, user).items()))
+    return _users(file, schema, user), file[user].data.combine_chunks()
+
+
+def user_roles(schema: DataSchema, user: str = "user_id") -> dict[str, str]:
+    """Columns that users to be scored need, each with the part it plays, see :func:`read_columns`."""
+    return (
         {user: "user"}
         | dict.fromkeys(schema.dense, "dense")
         | {f.name: "lists" if f.is_list else "categorical" for f in schema.sparse}
     )
-    file = read_columns(path, list(roles.items()))
+
+
+def users_of_rows(rows: pa.RecordBatch, name: str, schema: DataSchema, user: str = "user_id") -> RCTTable:
+    """As :func:`read_users`, of rows that are in memory already.
+
+    Args:
+        rows: with all columns of :func:`user_roles`.
+        name: of the file they are from, for errors.
+
+    Raises:
+        InputError: for anything amiss, naming file and column.
+    """
+    file = File({c: Column(name, c, rows.column(c)) for c in user_roles(schema, user)})
+    return _users(file, schema, user)
+
+
+def _users(file: File, schema: DataSchema, user: str) -> RCTTable:
     dense = _dense(file, schema.dense)
     n = len(dense)
-    table = RCTTable(
+    return RCTTable(
         user=torch.from_numpy(file[user].users()),
         dense=dense,
         ids=_ids(file, schema.sparse),
@@ -104,7 +126,6 @@ def read_users(path: str | Path, schema: DataSchema, user: str = "user_id") -> t
         cost=torch.zeros(n),
         propensity=torch.ones(n),
     )
-    return table, file[user].data.combine_chunks()
 
 
 def write_users(table: RCTTable, schema: DataSchema, path: str | Path, user: str = "user_id") -> None:

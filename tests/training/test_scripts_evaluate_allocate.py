@@ -5,23 +5,31 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
 from training_runs import ROOT, assert_same_report, call, report
 
-from lightning_budget import files
 from lightning_budget.allocation import allocate as allocate_problem
 from lightning_budget.parquet import read_users
 from lightning_budget.training.export import load_model, load_schema
 from scripts import allocate, evaluate
 
-BUDGET = 700.0
+BUDGET = 250.0
+COLUMNS = ("user_id", "treatment")
 
 
 @pytest.fixture
-def users(one_process: Path) -> Path:
-    return one_process / "example_users.parquet"
+def users(one_process: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users of the run, each once."""
+    table = pyarrow.parquet.read_table(one_process / "example_users.parquet")
+    seen: dict[object, int] = {}
+    for row, user in enumerate(table["user_id"].to_pylist()):
+        seen.setdefault(user, row)
+    path = tmp_path_factory.mktemp("users") / "users.parquet"
+    pyarrow.parquet.write_table(table.take(list(seen.values())), path)
+    return path
 
 
 def test_evaluate_repeats_the_report(one_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +63,7 @@ def test_allocate_equals_allocating_by_hand(
 ) -> None:
     checkpoint, output = one_process / "best.ckpt", tmp_path / "new" / "out.parquet"
     # A batch size that does not divide the number of users.
-    settings = (f"budget={BUDGET}", f"input={users}", f"output={output}", "batch_size=300", "accelerator=cpu")
+    settings = (f"budget={BUDGET}", f"input={users}", f"output={output}", "batch_size=77", "accelerator=cpu")
     call(allocate.main, f"ckpt={checkpoint}", *settings, monkeypatch=monkeypatch)
 
     schema = load_schema(checkpoint)
@@ -67,7 +75,7 @@ def test_allocate_equals_allocating_by_hand(
     written = pyarrow.parquet.read_table(output)
     treatment = torch.from_numpy(written["treatment"].to_numpy().copy())
     assert written["user_id"].to_pylist() == ids.to_pylist()
-    assert torch.equal(treatment, expected.assignment)
+    assert torch.equal(treatment, expected.assignment.long())
     assert written["treatment_name"].to_pylist() == [schema.treatments[t] for t in treatment.tolist()]
     for name, matrix in (("value", prediction.value), ("cost", prediction.cost)):
         column = torch.tensor(written[name].to_pylist())
@@ -83,6 +91,54 @@ def test_allocate_equals_allocating_by_hand(
     assert 0 <= certificate["gap"] < 0.05 * certificate["value"]
 
 
+def test_allocate_a_folder_of_features(
+    one_process: Path, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pyarrow.parquet.read_table(users)
+    # Partitions that end where batches do: rows meet the same neighbours, and their predictions do not differ in bits.
+    for i, (start, stop) in enumerate(((0, 100), (100, 200), (200, len(table)))):
+        (tmp_path / "in" / f"part={i}").mkdir(parents=True)
+        pyarrow.parquet.write_table(table.slice(start, stop - start), tmp_path / "in" / f"part={i}" / "a.parquet")
+    found = {}
+    for source, output in ((users, "a.parquet"), (tmp_path / "in", "c")):
+        settings = (f"budget={BUDGET}", f"input={source}", f"output={tmp_path / output}", "batch_size=100")
+        call(allocate.main, f"ckpt={one_process / 'best.ckpt'}", *settings, "accelerator=cpu", monkeypatch=monkeypatch)
+        files = sorted((tmp_path / output).rglob("*.parquet")) if output == "c" else [tmp_path / output]
+        parts = [pyarrow.parquet.ParquetFile(f).read() for f in files]
+        found[output] = {str(u): t for p in parts for u, t in zip(*(p[c].to_pylist() for c in COLUMNS), strict=True)}
+    assert len(found["a.parquet"]) == len(table)
+    assert found["a.parquet"] == found["c"]
+
+
+def test_allocate_predictions_of_another_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    value, cost = (torch.rand(500, 3, generator=generator) * torch.tensor([0.0, 1.0, 2.0]) for _ in range(2))
+    ids = 3 * torch.arange(500)
+    columns = {f"{n}_{j}": x[:, j].numpy() for n, x in (("uplift", value), ("price", cost)) for j in range(3)}
+    pyarrow.parquet.write_table(pa.table({"customer": ids.numpy(), **columns}), tmp_path / "in.parquet")
+    call(
+        allocate.main,
+        f"input={tmp_path / 'in.parquet'}",
+        f"output={tmp_path / 'out.parquet'}",
+        "budget=100",
+        "user_column=customer",
+        "value_columns=[uplift_0,uplift_1,uplift_2]",
+        "cost_columns=[price_0,price_1,price_2]",
+        "treatments=[none,small,large]",
+        monkeypatch=monkeypatch,
+    )
+    expected = allocate_problem(value, cost, 100.0, key=ids)
+    written = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert written["user_id"].to_pylist() == ids.tolist()
+    assert written["treatment"].to_pylist() == expected.assignment.tolist()
+    assert json.loads(written.schema.metadata[b"certificate"]) == expected.certificate()
+    shown = capsys.readouterr().out
+    assert f"none {int((expected.assignment == 0).sum()):,}, small" in shown
+    assert "multiplier" in shown
+
+
 def test_a_failure_while_writing_leaves_the_old_file(
     one_process: Path,
     users: Path,
@@ -92,22 +148,20 @@ def test_a_failure_while_writing_leaves_the_old_file(
 ) -> None:
     output = tmp_path / "out.parquet"
     output.write_bytes(b"yesterday's")
+    command = (f"ckpt={one_process / 'best.ckpt'}", f"budget={BUDGET}", f"input={users}", f"output={output}")
 
-    def half(table: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.pyarrow.parquet, "write_table", half)
-    with pytest.raises(SystemExit) as caught:
-        call(
-            allocate.main,
-            f"ckpt={one_process / 'best.ckpt'}",
-            *(f"budget={BUDGET}", f"input={users}", f"output={output}"),
-            monkeypatch=monkeypatch,
-        )
+    with monkeypatch.context() as patch:
+        patch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
+        with pytest.raises(SystemExit) as caught:
+            call(allocate.main, *command, monkeypatch=monkeypatch)
     assert caught.value.code == 2
     assert "No space left on device" in capsys.readouterr().err
     assert output.read_bytes() == b"yesterday's"
+    call(allocate.main, *command, monkeypatch=monkeypatch)
+    assert len(pyarrow.parquet.read_table(output))
     assert list(tmp_path.iterdir()) == [output]
 
 

@@ -1,0 +1,243 @@
+"""The input: Parquet files, cut into pieces of row groups that do not depend on who works on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from lightning_budget.errors import InputError
+
+PIECE_ROWS = 1 << 20
+"""Rows at which a piece is full; a larger row group is a piece of its own."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One Parquet file as it was when the job began.
+
+    Attributes:
+        name: path below the input folder; of a single file its name.
+        group_rows: rows of each row group.
+        constants: columns that the folders' names give, ``key=value``.
+        unlike: types of the columns that have another one than in the first file, ``None`` where there is no column.
+    """
+
+    path: str
+    name: str
+    size: int
+    mtime_ns: int
+    group_rows: tuple[int, ...]
+    constants: dict[str, object]
+    unlike: dict[str, str | None]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.group_rows)
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with a file that is another one by now.
+
+        Raises:
+            InputError: naming it.
+        """
+        try:
+            stat = Path(self.path).stat()
+            same = (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise InputError(
+                f"{self.path} was changed or removed while it was being read",
+                "an input that stays as it is until the job ends",
+                "run the command again; partitions that did not change are not scanned again",
+            )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring row groups of one file: what one process works on at a time.
+
+    Attributes:
+        number: position among all pieces.
+        file: position of the file; groups: of the row groups in it.
+        first_row: its first row's position in the file.
+    """
+
+    number: int
+    file: int
+    groups: tuple[int, ...]
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """All files in the order of their paths, all pieces in the order of their rows; ``schema`` of every file."""
+
+    root: str
+    single: bool
+    files: tuple[SourceFile, ...]
+    pieces: tuple[Piece, ...]
+    schema: pa.Schema
+
+    @property
+    def rows(self) -> int:
+        return sum(piece.rows for piece in self.pieces)
+
+    def file_of(self, piece: Piece) -> SourceFile:
+        """The file of a piece."""
+        return self.files[piece.file]
+
+    def check_alike(self, present: list[str], typed: list[str]) -> None:
+        """Refuse a file that lacks a column ``present`` in the first one, or has one of ``typed`` with another type.
+
+        Raises:
+            InputError: naming the file.
+        """
+        first = self.files[0].name
+        for file in self.files:
+            for name, kind in file.unlike.items():
+                if kind is None and name in present:
+                    raise InputError(
+                        f"{file.path}: no column {name!r}", f"the columns of {first}", "write the partition again"
+                    )
+                if kind is not None and name in typed:
+                    raise InputError(
+                        f"{file.path}: column {name!r} has type {kind}",
+                        f"{self.schema.field(name).type}, as in {first}",
+                        "write all partitions with one type",
+                    )
+
+    def columns(self) -> list[str]:
+        """Names of all columns, those of the folders' names last."""
+        return [*self.schema.names, *(k for k in self.files[0].constants if k not in self.schema.names)]
+
+    def seal(self, piece: Piece) -> str:
+        """Changes when the rows of the piece may have."""
+        file = self.file_of(piece)
+        return json.dumps([file.name, file.size, file.mtime_ns, piece.groups, piece.rows])
+
+    def label(self, piece: Piece) -> str:
+        """A name for the piece's files in the work folder."""
+        text = f"{self.file_of(piece).name}|{piece.groups[0]}"
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def open_source(path: Path, piece_rows: int | None = None) -> Source:
+    """Read the footers of a Parquet file, or of all ``*.parquet`` files in a folder at any depth.
+
+    Names that begin with ``.`` or ``_`` are passed over; a ``_metadata`` file says which partitions there must be.
+
+    Args:
+        path: file or folder.
+        piece_rows: ``PIECE_ROWS`` if not given.
+
+    Raises:
+        InputError: if a file is missing, truncated, or there is no row in any.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file", "a .parquet file, or a folder of them", "check the path")
+    paths = [path] if path.is_file() else _files(path)
+    if path.is_dir():
+        _check_listed(path, paths)
+    constants = _constants(paths) if path.is_dir() else [{}]
+    files, schema = [], None
+    for p, constant in zip(paths, constants, strict=True):
+        stat, (group_rows, found) = p.stat(), _footer(p)
+        schema = found if schema is None else schema
+        name = str(p.relative_to(path)) if path.is_dir() else p.name
+        files.append(
+            SourceFile(str(p), name, stat.st_size, stat.st_mtime_ns, group_rows, constant, _unlike(found, schema))
+        )
+    assert schema is not None
+    pieces = _pieces(files, PIECE_ROWS if piece_rows is None else piece_rows)
+    if not pieces:
+        raise InputError(f"{path} has no rows", "at least one row", "bring a file with data")
+    return Source(str(path), path.is_file(), tuple(files), tuple(pieces), schema)
+
+
+def open_parquet(path: str, memory_map: bool = False) -> pyarrow.parquet.ParquetFile:
+    """A Parquet file ready to be read.
+
+    Raises:
+        InputError: if it is missing, truncated or no Parquet.
+    """
+    try:
+        return pyarrow.parquet.ParquetFile(path, memory_map=memory_map)
+    except (OSError, pa.ArrowException) as e:
+        raise unreadable(path, e) from e
+
+
+def unreadable(path: str | Path, error: BaseException) -> InputError:
+    """The error for a file that cannot be read."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path} cannot be read: {text}", "whole Parquet files", "write the partition again")
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(
+        p
+        for p in folder.rglob("*.parquet")
+        if p.is_file() and not any(part.startswith((".", "_")) for part in p.relative_to(folder).parts)
+    )
+    if not found:
+        raise InputError(f"{folder} has no .parquet file", "a .parquet file, or a folder of them", "check the path")
+    return found
+
+
+def _check_listed(folder: Path, paths: list[Path]) -> None:
+    listing = folder / "_metadata"
+    if not listing.is_file():
+        return
+    try:
+        footer = pyarrow.parquet.read_metadata(listing)
+    except (OSError, pa.ArrowException) as e:
+        raise unreadable(listing, e) from e
+    listed = {footer.row_group(i).column(0).file_path for i in range(footer.num_row_groups)} - {""}
+    present = {str(p.relative_to(folder)) for p in paths}
+    if missing := sorted(listed - present):
+        raise InputError(
+            f"{folder}: partition {missing[0]!r} is missing ({len(missing)} of {len(listed)} listed in _metadata)",
+            "every partition that _metadata lists",
+            "bring it, or remove _metadata",
+        )
+
+
+def _constants(paths: list[Path]) -> list[dict[str, object]]:
+    if not any("=" in part for p in paths for part in p.parts):
+        return [{} for _ in paths]
+    data = pyarrow.dataset.dataset([str(p) for p in paths], format="parquet", partitioning="hive")
+    by_path = {f.path: pyarrow.dataset.get_partition_keys(f.partition_expression) for f in data.get_fragments()}
+    return [dict(by_path[str(p)]) for p in paths]
+
+
+def _footer(path: Path) -> tuple[tuple[int, ...], pa.Schema]:
+    with open_parquet(str(path)) as file:
+        footer = file.metadata
+        rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        return rows, file.schema_arrow.remove_metadata()
+
+
+def _unlike(found: pa.Schema, first: pa.Schema) -> dict[str, str | None]:
+    kinds = dict(zip(found.names, found.types, strict=True))
+    return {f.name: str(kinds[f.name]) if f.name in kinds else None for f in first if kinds.get(f.name) != f.type}
+
+
+def _pieces(files: list[SourceFile], piece_rows: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    for index, file in enumerate(files):
+        groups: list[int] = []
+        start = rows = 0
+        for group, n in enumerate(file.group_rows):
+            groups.append(group)
+            rows += n
+            if rows >= piece_rows or (rows and group == len(file.group_rows) - 1):
+                pieces.append(Piece(len(pieces), index, tuple(groups), start, rows))
+                groups, start, rows = [], start + rows, 0
+    return pieces

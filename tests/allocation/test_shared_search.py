@@ -1,0 +1,182 @@
+"""Open users spread over processes come to the end that all of them in one place come to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_budget.allocation import allocate, fill, search, shared_search
+from lightning_budget.allocation.finish import Miss
+from lightning_budget.allocation.frontier import LARGEST
+from lightning_budget.allocation.policy import arms_at
+from lightning_budget.allocation.sampled_bracket import bracket_from_clusters
+from lightning_budget.allocation.settled import arm_dtype, settle
+from lightning_budget.allocation.shared_search import Block, Decision, OpenShare, decide, spend_at
+from tests.allocation.cases import PROBLEMS, Make, plain
+from tests.allocation.reference import budget_between, random_problem, recount
+
+
+class Threads:
+    """A team of threads of this process."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self._barrier = size, threading.Barrier(size, timeout=60)
+        self._slots: list[Any] = [None] * size
+        self._rank = threading.local()
+        self.sums: list[int] = []
+
+    def gather(self, mine: Any) -> list[Any]:
+        self._slots[self._rank.value] = mine
+        self._barrier.wait()
+        found = list(self._slots)
+        self._barrier.wait()
+        return found
+
+    def total(self, mine: Tensor) -> Tensor:
+        self.sums.append(mine.numel())
+        return torch.stack(self.gather(mine)).sum(0)
+
+    def run(self, work: Callable[[int], Any]) -> list[Any]:
+        """What each rank's work returns."""
+        results: list[Any] = [None] * self.size
+
+        def body(rank: int) -> None:
+            self._rank.value = rank
+            try:
+                results[rank] = work(rank)
+            except BaseException as error:
+                results[rank] = error
+                self._barrier.abort()
+
+        threads = [threading.Thread(target=body, args=(rank,)) for rank in range(self.size)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        for r in results:
+            if isinstance(r, BaseException):
+                raise r
+        return results
+
+
+def keys_of(users: int) -> Tensor:
+    return 7 * torch.arange(users).flip(0) + 3
+
+
+def share_of(value: Tensor, cost: Tensor, rows: Tensor, bracket: tuple[float, float], cut: int) -> OpenShare:
+    """What a rank with these rows holds after its pass, in blocks of at most ``cut`` users."""
+    v, c, key = value[rows].T.contiguous(), cost[rows].T.contiguous(), keys_of(len(value))[rows]
+    arm = torch.empty(len(rows), dtype=arm_dtype(len(v)))
+    (part,) = settle(v, c, [bracket], arm)
+    left = Block(v, c, key, rows).select(part.rows)
+    cuts = [torch.arange(len(left.key))[i : i + cut] for i in range(0, max(len(left.key), 1), cut)]
+    return OpenShare(bracket, lambda: (left.select(i) for i in cuts), part.spend, part.worth)
+
+
+def solve(
+    value: Tensor, cost: Tensor, budget: float, bracket: tuple[float, float], ranks: int, most: int
+) -> tuple[Decision | Miss, Threads]:
+    team = Threads(ranks)
+    order = torch.randperm(len(value), generator=torch.Generator().manual_seed(ranks))
+    found = team.run(lambda r: decide(share_of(value, cost, order[r::ranks], bracket, 100), budget, team, most))
+    for other in found[1:]:
+        assert type(other) is type(found[0])
+        if isinstance(other, Decision):
+            assert other.multiplier == found[0].multiplier
+            assert torch.equal(other.place, found[0].place)
+            assert torch.equal(other.arm, found[0].arm)
+    return found[0], team
+
+
+def arms_of(found: Decision, value: Tensor, cost: Tensor) -> Tensor:
+    arm = arms_at(value.T, cost.T, found.multiplier)
+    arm[found.place] = found.arm
+    return arm
+
+
+@pytest.fixture(autouse=True)
+def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FINISH_USERS", 40)
+
+
+@pytest.mark.parametrize("make", PROBLEMS)
+@pytest.mark.parametrize("share", [0.001, 0.4, 1.2])
+@pytest.mark.parametrize(("ranks", "most"), [(1, 30), (3, 10**6), (4, 30)])
+def test_equals_everyone_in_one_place(make: Make, share: float, ranks: int, most: int) -> None:
+    value, cost = make()
+    budget = max(budget_between(cost, value, share), 1e-3)
+    expected = allocate(value, cost, budget, key=keys_of(len(value)))
+    found, team = solve(value, cost, budget, (0.0, LARGEST), ranks, most)
+    assert isinstance(found, Decision)
+    assert torch.equal(arms_of(found, value, cost), expected.assignment.long())
+    assert found.certificate(len(value), budget) == expected.certificate()
+    assert most > 30 or 0 < len(team.sums) <= 40 * ranks
+    assert all(size <= 2 * 4096 + 1 for size in team.sums)
+
+
+def test_few_meet_where_slopes_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fill, "PATIENCE", 4)
+    monkeypatch.setattr(shared_search, "PATIENCE", 4)
+    value, cost = random_problem(3, 4000, 4)
+    gathered = []
+    original = shared_search.search
+    monkeypatch.setattr(
+        shared_search, "search", lambda u, *a, **k: (gathered.append(u.value.shape[1]), original(u, *a, **k))[1]
+    )
+    solve(value, cost, budget_between(cost, value, 0.4), (0.0, LARGEST), 2, 100)
+    assert gathered
+    assert max(gathered) <= 100
+
+
+@pytest.mark.parametrize("most", [10**6, 30])
+def test_a_bracket_beside_the_multiplier_is_noticed(most: int) -> None:
+    value, cost = plain()
+    budget = budget_between(cost, value, 0.4)
+    multiplier = allocate(value, cost, budget).multiplier
+    above, _ = solve(value, cost, budget, (0.1 * multiplier, 0.5 * multiplier), 2, most)
+    below, _ = solve(value, cost, budget, (2 * multiplier, 4 * multiplier), 2, most)
+    assert isinstance(above, Miss)
+    assert above.above
+    assert isinstance(below, Miss)
+    assert not below.above
+
+
+def test_spend_at_counts_all_ranks() -> None:
+    value, cost = plain()
+    team = Threads(3)
+    found = team.run(lambda r: spend_at(share_of(value, cost, torch.arange(900)[r::3], (0.5, 2.0), 70), 1.0, team))
+    assert found == [recount(cost, arms_at(value.T, cost.T, 1.0))] * 3
+
+
+@pytest.mark.parametrize("order", ["random", "sorted"])
+@pytest.mark.parametrize("share", [0.02, 0.4, 0.98])
+def test_brackets_from_clusters_hold_the_multiplier(order: str, share: float) -> None:
+    """40 draws of 10 of 100 clusters; a bracket of four standard errors misses next to never."""
+    value, cost = random_problem(4, 20_000, 4)
+    if order == "sorted":
+        by = value.amax(1).argsort()
+        value, cost = value[by], cost[by]
+    budget = budget_between(cost, value, share)
+    true = allocate(value, cost, budget).multiplier
+    misses, widths = 0, []
+    for seed in range(40):
+        drawn = torch.randperm(100, generator=torch.Generator().manual_seed(seed))[:10]
+        rows = (200 * drawn[:, None] + torch.arange(200)).reshape(-1)
+        low, high = bracket_from_clusters(value[rows].T, cost[rows].T, [200] * 10, 100, budget, 20_000)
+        misses += not low <= true <= high
+        widths.append((high - low) / true)
+    assert misses <= 1
+    assert order == "sorted" or share != 0.4 or sum(widths) / 40 < 2
+
+
+def test_a_bracket_of_a_budget_below_the_sample_s_least_spend_reaches_to_the_end() -> None:
+    value, cost = random_problem(5, 2_000, 3)
+    cost = cost + 1
+    low, high = bracket_from_clusters(value.T, cost.T, [200] * 10, 20, 1999.0 * 2, 4000)
+    assert high == LARGEST
+    assert low < LARGEST

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from datamodules import RCTDataModule
 from lightning_budget import cli
@@ -134,6 +136,12 @@ def publish(checkpoint: Path, target: Path) -> None:
         target.symlink_to(checkpoint.relative_to(target.parent))
 
 
+def first_rows(user: Tensor) -> Tensor:
+    """The first row of each of the first users, ascending: an allocation gives a user one treatment."""
+    _, first = np.unique(user.numpy(), return_index=True)
+    return torch.from_numpy(np.sort(first)[:EXAMPLE_USERS])
+
+
 @cli.main("train")
 def main(cfg: DictConfig) -> None:
     """One run: data, phases, table, pictures, checkpoint."""
@@ -155,9 +163,7 @@ def main(cfg: DictConfig) -> None:
     best = Phase(phase_names(recipe, cfg.baseline)[-1], folder).name
     publish(folder / best / "best.ckpt", folder / "best.ckpt")
     test = datamodule.split("test")
-    write_users(
-        test.select(torch.arange(min(EXAMPLE_USERS, len(test)))), datamodule.schema, folder / "example_users.parquet"
-    )
+    write_users(test.select(first_rows(test.user)), datamodule.schema, folder / "example_users.parquet")
     report = compare(test, datamodule.schema, predictions, cfg.budgets, resamples=cfg.resamples, seed=cfg.seed)
     pictures = write_report(report, folder)
     log_report(trainer.loggers, report.numbers(), pictures[:1])

@@ -58,6 +58,11 @@ def test_the_run_s_checkpoint_is_that_of_its_last_phase(one_process: Path) -> No
     assert (one_process / "best.ckpt").read_bytes() == (one_process / "end_to_end" / "best.ckpt").read_bytes()
 
 
+def test_the_example_has_every_user_once(one_process: Path) -> None:
+    ids = pyarrow.parquet.read_table(one_process / "example_users.parquet")["user_id"].to_pylist()
+    assert len(set(ids)) == len(ids) > 50
+
+
 def test_allocate_equals_allocating_by_hand(
     one_process: Path, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

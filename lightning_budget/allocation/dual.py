@@ -17,7 +17,7 @@ from lightning_budget.allocation.settled import settle
 from lightning_budget.allocation.summation import exact_parts
 from lightning_budget.errors import InputError
 
-WARM = 0.01
+WARM = 0.005
 """How far, relatively, a multiplier may have moved from the one given for it to be found in one pass."""
 
 
@@ -88,8 +88,9 @@ def critical_multipliers(
 
 
 def all_users(value: Tensor, cost: Tensor, key: Tensor | None) -> OpenUsers:
-    """The whole problem ``[N, K]``, of which nothing is known."""
-    return OpenUsers(value.detach().T, cost.detach().T, key, 0.0, LARGEST, [], [])
+    """The whole problem ``[N, K]``, of which nothing is known; half precision becomes single, losing nothing."""
+    value, cost = (x.float() if x.element_size() < 4 else x for x in (value.detach(), cost.detach()))
+    return OpenUsers(value.T, cost.T, key, 0.0, LARGEST, [], [])
 
 
 def bracket_near(multipliers: Sequence[float]) -> Bracket:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_budget.allocation import compiled
 from lightning_budget.allocation.chunks import user_chunks
-from lightning_budget.allocation.order import by_slope_then_key
+from lightning_budget.allocation.order import by_slope
 
 LARGEST = sys.float_info.max
 
@@ -53,22 +53,27 @@ def efficient_frontier(value: Tensor, cost: Tensor) -> Frontier:
         Sinha, Zoltners 1979, doi:10.1287/opre.27.3.503; gift wrapping: Jarvis 1973, doi:10.1016/0020-0190(73)90020-3.
     """
     cheapest, user, arm, previous, slope = frontier_steps(value.T, cost.T)
-    slope, order = torch.sort(slope, descending=True, stable=True)
-    return Frontier(cheapest, user[order], arm[order], previous[order], slope)
+    order = by_slope(slope)
+    return Frontier(cheapest, user[order], arm[order], previous[order], slope[order])
 
 
-def frontier_steps(value: Tensor, cost: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Cheapest arm ``[N]``, then user, arm, previous arm and slope ``[M]`` of the steps of ``[K, N]``, user by user."""
+def frontier_steps(
+    value: Tensor, cost: Tensor, low: float = 0.0, high: float = LARGEST
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Cheapest arm ``[N]``, then user, arm, previous arm and slope ``[M]`` of the steps of ``[K, N]``, user by user.
+
+    Only steps with slopes in ``(low, high]``.
+    """
     if compiled.usable(value):
         from lightning_budget.allocation.compiled import run
 
-        return run.steps(value, cost)
+        return run.steps(value, cost, low, high)
     cheapest, users, arms, previous, slopes = [], [], [], [], []
     for start, v, c in user_chunks(value.T, cost.T):
         first, step_arm, step_slope = _wrap(v, c)
         cheapest.append(first)
         before = torch.cat([first[:, None], step_arm], dim=1)[:, :-1]
-        taken = step_slope > 0
+        taken = (step_slope > low) & (step_slope <= high)
         users.append(taken.nonzero()[:, 0] + start)
         arms.append(step_arm[taken])
         previous.append(before[taken])
@@ -93,10 +98,8 @@ class Steps:
 
 def steps_between(value: Tensor, cost: Tensor, low: float, high: float, key: Tensor | None = None) -> Steps:
     """Steps of ``[K, n]`` with slopes in ``(low, high]``, descending; ties by ``key [n]``, else by user."""
-    _, user, arm, previous, slope = frontier_steps(value, cost)
-    inside = (slope > low) & (slope <= high)
-    user, arm, previous, slope = user[inside], arm[inside], previous[inside], slope[inside]
-    order = torch.argsort(slope, descending=True, stable=True) if key is None else by_slope_then_key(slope, key[user])
+    _, user, arm, previous, slope = frontier_steps(value, cost, low, high)
+    order = by_slope(slope, None if key is None else key[user])
     user, arm, previous, slope = user[order], arm[order], previous[order], slope[order]
     price = cost[arm, user].double() - cost[previous, user].double()
     return Steps(user, arm, previous, slope, price)

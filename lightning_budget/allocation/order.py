@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation import compiled
+
 
 def mixed(key: Tensor) -> Tensor:
     """A one-to-one scramble of int64 keys, so that ties favour nobody for a small key.
@@ -17,8 +19,19 @@ def mixed(key: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
-def by_slope_then_key(slope: Tensor, key: Tensor) -> Tensor:
-    """Positions ``[M]`` in order of slope ``[M]`` descending, then of the key; a user's own steps keep their order."""
+def by_slope(slope: Tensor, key: Tensor | None = None) -> Tensor:
+    """Positions ``[M]`` in order of slope ``[M]`` descending, then of the key; equals in both keep their order.
+
+    Args:
+        slope: float64, at least 0.
+        key: ``[M]`` int64; none: equals keep their order.
+    """
+    if compiled.usable(slope):
+        from lightning_budget.allocation.compiled import run
+
+        return run.descending(slope, key)
+    if key is None:
+        return torch.argsort(slope, descending=True, stable=True)
     by_key = torch.argsort(key, stable=True)
     return by_key[torch.argsort(slope[by_key], descending=True, stable=True)]
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import torch
 
+from lightning_budget.allocation.fill import PATIENCE
 from lightning_budget.allocation.finish import Found, Miss, OpenUsers, finish
+from lightning_budget.allocation.frontier import LARGEST
 from lightning_budget.allocation.problem import check_finite
 from lightning_budget.allocation.sample import brackets_from_sample
 from lightning_budget.allocation.settled import Settled, arm_dtype, settle
@@ -36,6 +38,9 @@ def search(users: OpenUsers, total: float, leftover: bool, guess: Bracket | None
     if few_enough(n):
         return finish(users, total, leftover)
     low, high = guess if guess is not None else guessed(users, [total])[0]
+    if leftover and guess is None and users.high < LARGEST:
+        # The fill looks past the multiplier, at the steps of about as many users as it is patient.
+        low -= 2 * PATIENCE / n * (users.high - users.low)
     low, high = min(max(low, users.low), users.high), max(min(high, users.high), users.low)
     tries = 0
     while True:

@@ -28,11 +28,14 @@ def settle(value: Tensor, cost: Tensor, brackets: list[tuple[float, float]], arm
     finite = True
     for start in range(0, users, size):
         v, c = scratch.bring_in(value, cost, start, min(size, users - start))
-        bound_v, bound_c = scratch.sizes(v, c)
+        bound_v, bound_c = _bound(v), _bound(c)
         finite = finite and math.isfinite(bound_v) and math.isfinite(bound_c)
         for (low, high), (rows, values, costs, spend, worth) in zip(brackets, found, strict=True):
             chosen = None if arm is None else arm[start : start + v.shape[1]]
-            is_open = scratch.judge(v, c, low, high, chosen)
+            is_open = scratch.judge(v, c, low, high, bound_v, bound_c, chosen)
+            if 4 * int(is_open.sum()) > len(is_open):
+                # Few users of a size beyond the others' widen the margin for all: each by its own size, then.
+                is_open = scratch.judge(v, c, low, high, *scratch.sizes(v, c), chosen)
             left = is_open.nonzero().squeeze(1)
             rows.append(left + start)
             values.append(v[:, left])
@@ -76,22 +79,32 @@ class _Scratch:
             c = self._c[:, :n].copy_(c)
         return v, c
 
-    def sizes(self, v: Tensor, c: Tensor) -> tuple[float, float]:
-        """Largest absolute value and cost of each user, kept; returns those of all. NaN stays NaN."""
-        n = v.shape[1]
-        size_v, size_c, other = (x[:n] for x in self._of[2:5])
+    def sizes(self, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest absolute value and cost of each user, ``[n]``."""
+        size_v, size_c, other = (x[: v.shape[1]] for x in self._of[2:5])
         for x, size in ((v, size_v), (c, size_c)):
             torch.abs(x[0], out=size)
             for j in range(1, len(x)):
                 torch.maximum(size, torch.abs(x[j], out=other), out=size)
-        return float(size_v.amax()), float(size_c.amax())
+        return size_v, size_c
 
-    def judge(self, v: Tensor, c: Tensor, low: float, high: float, arm: Tensor | None) -> Tensor:
-        """Who is open, ``[n]``; leaves cost and value at ``high`` in ``paid`` and ``worth``, and the arm in ``arm``."""
+    def judge(
+        self,
+        v: Tensor,
+        c: Tensor,
+        low: float,
+        high: float,
+        size_v: float | Tensor,
+        size_c: float | Tensor,
+        arm: Tensor | None,
+    ) -> Tensor:
+        """Who is open, ``[n]``; leaves cost and value at ``high`` in ``paid`` and ``worth``, and the arm in ``arm``.
+
+        Args:
+            size_v, size_c: largest absolute value and cost, of all n users or of each.
+        """
         n = v.shape[1]
-        paid, worth, size_v, size_c, score, score_low, best, second, best_low, second_low, at_low = (
-            x[:n] for x in self._of
-        )
+        paid, worth, _, _, score, score_low, best, second, best_low, second_low, at_low = (x[:n] for x in self._of)
         better = self._better[:n]
         tie, tiny, smallest = tie_of(v.element_size())
         cheapest, most = high >= LARGEST, torch.finfo(v.dtype).max
@@ -120,20 +133,26 @@ class _Scratch:
             if arm is not None:
                 torch.where(better, v[j], worth, out=worth)
                 arm.masked_fill_(better, j)
-            torch.maximum(second, torch.minimum(best, score, out=self._spare(n)), out=second)
+            # No more than the best so far, no less than the second: the second from now on.
+            torch.clamp(score, min=second, max=best, out=second)
             torch.maximum(best, score, out=best)
-            torch.maximum(second_low, torch.minimum(best_low, score_low, out=self._spare(n)), out=second_low)
+            torch.clamp(score_low, min=second_low, max=best_low, out=second_low)
             torch.maximum(best_low, score_low, out=best_low)
-        spare = self._spare(n)
         settled = torch.eq(at_low, best_low)
-        best.sub_(second)
-        if cheapest:
-            settled &= best > 0
-        else:
-            settled &= best > torch.add(size_v, size_c, alpha=high, out=spare).mul_(tie).add_(tiny)
-        best_low.sub_(second_low)
-        settled &= best_low > torch.add(size_v, size_c, alpha=low, out=spare).mul_(tie).add_(tiny)
+        settled &= best.sub_(second) > (0 if cheapest else self._margin(size_v, size_c, high, tie, tiny))
+        settled &= best_low.sub_(second_low) > self._margin(size_v, size_c, low, tie, tiny)
         return settled.logical_not_()
 
-    def _spare(self, n: int) -> Tensor:
-        return self._extra[:n]
+    def _margin(
+        self, size_v: float | Tensor, size_c: float | Tensor, multiplier: float, tie: float, tiny: float
+    ) -> float | Tensor:
+        if not (isinstance(size_v, Tensor) and isinstance(size_c, Tensor)):
+            return tie * (size_v + multiplier * size_c) + tiny
+        spare = self._extra[: len(size_v)]
+        return torch.add(size_v, size_c, alpha=multiplier, out=spare).mul_(tie).add_(tiny)
+
+
+def _bound(x: Tensor) -> float:
+    """Largest absolute entry; NaN stays NaN."""
+    least, most = (float(end) for end in torch.aminmax(x))
+    return max(-least, most) if least == least else math.nan

@@ -28,7 +28,7 @@ def one_slope() -> tuple[Tensor, Tensor]:
 
 def duplicate_arms() -> tuple[Tensor, Tensor]:
     value, cost = random_problem(4, 900, 3)
-    return value[:, [0, 1, 1, 2, 2, 0]], cost[:, [0, 1, 1, 2, 2, 0]]
+    return value[:, [0, 1, 1, 2, 0]], cost[:, [0, 1, 1, 2, 0]]
 
 
 def zero_cost_arms() -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -27,6 +28,9 @@ from lightning_budget.errors import InputError
 from tests.allocation.cases import PROBLEMS, Make, plain
 from tests.allocation.reference import allocate_by_loops, budget_between, random_problem, recount
 
+USERS = 160
+"""As many as loops can take."""
+
 SHARES = (0.0, 1e-4, 0.02, 0.3, 0.7, 0.999, 1.0, 1.5)
 """From the cheapest feasible spend, by the free optimum's, to more than can be spent."""
 
@@ -46,18 +50,24 @@ def keys_of(users: int) -> Tensor:
     return 7 * torch.arange(users).flip(0) + 3
 
 
-def by_loops(value: Tensor, cost: Tensor, budget: float) -> tuple[float, list[int]]:
-    return allocate_by_loops(value, cost, budget, mixed(keys_of(len(value))).tolist())
+@cache
+def by_loops(make: Make, share: float) -> tuple[float, float, list[int]] | None:
+    """Budget, multiplier and arms for the first users of a problem; none where the share is a negative budget."""
+    value, cost = (x[:USERS] for x in make())
+    budget = max(budget_between(cost, value, share), 1e-9)
+    if budget < recount(cost, cost.argmin(1)):
+        return None
+    return budget, *allocate_by_loops(value, cost, budget, mixed(keys_of(len(value))).tolist())
 
 
 @pytest.mark.parametrize("make", PROBLEMS)
 @pytest.mark.parametrize("share", SHARES)
 def test_equals_trying_every_breakpoint(path: str, make: Make, share: float) -> None:
-    value, cost = (x[:240] for x in make())
-    budget = max(budget_between(cost, value, share), 1e-9)
-    if budget < recount(cost, cost.argmin(1)):
+    value, cost = (x[:USERS] for x in make())
+    expected = by_loops(make, share)
+    if expected is None:
         pytest.skip("negative costs: the share is a negative budget")
-    multiplier, arm = by_loops(value, cost, budget)
+    budget, multiplier, arm = expected
     found = allocate(value, cost, budget, key=keys_of(len(value)))
     assert found.multiplier == multiplier
     assert found.assignment.tolist() == arm
@@ -148,16 +158,14 @@ def test_what_is_not_finite_is_always_found(path: str, dtype: torch.dtype, where
 
 
 def test_an_infeasible_budget_is_told(path: str) -> None:
-    value, cost = random_problem(2, 400, 3)
+    value, cost = random_problem(2, 400, 4)
     with pytest.raises(InputError, match=r"at least 40\d\.\d*, the least feasible spend"):
         allocate(value, cost + 1.01, 400.0)
     with pytest.raises(InputError, match="the least feasible spend"):
         solve_multipliers(value, cost + 1.01, torch.tensor([3.0, 1.0]))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 64), st.booleans(), st.booleans(), st.floats(0, 1.2))
-def test_compiled_equals_torch(seed: int, arms: int, grid: bool, single: bool, share: float) -> None:
+def check_compiled_equals_torch(seed: int, arms: int, grid: bool, single: bool, share: float) -> None:
     value, cost = random_problem(seed, 300, arms, grid)
     cost = cost - (0.3 if seed % 3 == 0 else 0.0)
     if single:
@@ -170,3 +178,44 @@ def test_compiled_equals_torch(seed: int, arms: int, grid: bool, single: bool, s
         slow = allocate(value, cost, budget)
     assert torch.equal(fast.assignment, slow.assignment)
     assert fast.certificate() == slow.certificate()
+
+
+# Every number of arms up to eight is compiled for itself, which takes seconds.
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([2, 4, 5, 9, 12, 64]), st.booleans(), st.booleans(), st.floats(0, 1.2))
+def test_compiled_equals_torch(seed: int, arms: int, grid: bool, single: bool, share: float) -> None:
+    check_compiled_equals_torch(seed, arms, grid, single, share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arms", range(1, 20))
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.floats(0, 1.2))
+def test_compiled_equals_torch_for_every_number_of_arms(
+    arms: int, seed: int, grid: bool, single: bool, share: float
+) -> None:
+    check_compiled_equals_torch(seed, arms, grid, single, share)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_solved_in_single(path: str, dtype: torch.dtype) -> None:
+    value, cost = (x.to(dtype) for x in random_problem(3, 900, 4))
+    half, single = allocate(value, cost, 150.0), allocate(value.float(), cost.float(), 150.0)
+    assert torch.equal(half.assignment, single.assignment)
+    assert half.certificate() == single.certificate()
+    budgets = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    assert torch.equal(solve_multipliers(value, cost, budgets), solve_multipliers(value.float(), cost.float(), budgets))
+
+
+def test_sizes_that_jump_between_blocks(path: str) -> None:
+    """Margins follow the sizes of a block: users 1e12 times dearer than those before them are judged by their own."""
+    value, cost = random_problem(5, 4000, 4)
+    scale = torch.where(torch.arange(4000) % 1700 < 600, 1e-6, 1e6)[:, None].double()
+    value, cost = (value * scale).float(), (cost * scale).float()
+    budget = budget_between(cost, value, 0.4)
+    found = allocate(value, cost, budget)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "FINISH_USERS", 10**6)
+        expected = allocate(value, cost, budget)
+    assert torch.equal(found.assignment, expected.assignment)
+    assert found.certificate() == expected.certificate()

@@ -27,8 +27,10 @@ def choose(v, c, stride, arms, start, stop, multiplier, out):
 
 
 @_exact
-def climb(v, c, stride, arms, start, stop, first, user, arm, previous, slope):
-    """Cheapest arm and the steps of users ``start`` to ``stop``; see :func:`efficient_frontier`.
+def climb(v, c, stride, arms, start, stop, floor, ceiling, first, user, arm, previous, slope):
+    """Cheapest arm of users ``start`` to ``stop``, and their steps with slopes in ``(floor, ceiling]``.
+
+    See :func:`efficient_frontier`.
 
     Returns:
         int: number of steps written.
@@ -55,7 +57,10 @@ def climb(v, c, stride, arms, start, stop, first, user, arm, previous, slope):
             if to < 0:
                 break
             bound = min(bound, best)
-            user[count], arm[count], previous[count], slope[count] = i, to, at, bound
-            count += 1
+            if bound <= floor:
+                break
+            if bound <= ceiling:
+                user[count], arm[count], previous[count], slope[count] = i, to, at, bound
+                count += 1
             at = to
     return count

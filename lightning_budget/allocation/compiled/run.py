@@ -14,14 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_budget.allocation.compiled import scores
+from lightning_budget.allocation.compiled.blocks import PITCH, pass_over_few
 from lightning_budget.allocation.compiled.exact import choose, climb
-from lightning_budget.allocation.compiled.scores import PITCH, ROWS
-from lightning_budget.allocation.compiled.slices import pass_over
+from lightning_budget.allocation.compiled.few import MOST_ARMS
+from lightning_budget.allocation.compiled.ordering import descending as order_of
+from lightning_budget.allocation.compiled.slices import pass_over as pass_over_many
 from lightning_budget.allocation.settled import Settled, tie_of
 
 T = TypeVar("T")
 SLICE = 1 << 16
 """Fewest users of a slice, below which a thread costs more than it saves."""
+
+ROOM = 1 << 13
+"""Open users listed at once, per bracket."""
+
+_PAD = 16
 
 
 @cache
@@ -54,69 +62,94 @@ def _memory(value: Tensor, cost: Tensor) -> tuple[NDArray[Any], NDArray[Any], ND
     return v, c, np.array([*strides_v, *strides_c], dtype=np.int64)
 
 
-def _encode(brackets: list[tuple[float, float]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """See ``scores``: an end at the largest float compares costs alone, which no rounding touches."""
-    tie, tiny, smallest = tie_of(dtype.itemsize)
+def _encode(brackets: list[tuple[float, float]], itemsize: int) -> NDArray[np.float64]:
+    """See ``blocks``: an end at the largest float compares costs alone, which no rounding touches."""
+    tie, tiny, smallest = tie_of(itemsize)
     rows = []
     for low, high in brackets:
         ends = [end if end == 0 or end >= smallest else np.nan for end in (low, high)]
         at_high = (0, 1, 0, 0) if high >= sys.float_info.max else (1, ends[1], tie, tiny)
-        rows.append([ends[0], *at_high, tie, tiny, 0])
-    with np.errstate(over="ignore"):
-        return np.array(rows, dtype=np.float64).astype(dtype)
+        rows.append([ends[0], *at_high, tie, tiny])
+    return np.array(rows, dtype=np.float64)
+
+
+def _as_single(q: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore", under="ignore"):
+        return q.astype(dtype)
 
 
 def settle(value: Tensor, cost: Tensor, brackets: list[tuple[float, float]], arm: Tensor | None) -> list[Settled]:
     """See :func:`lightning_budget.allocation.settled.settle`."""
     arms, users = value.shape
     v, c, stride = _memory(value, cost)
-    q, numbers = _encode(brackets, v.dtype), np.arange(arms).astype(v.dtype)
-    out = np.empty(0, np.int8) if arm is None else arm.numpy()
-    several, bits = len(brackets), np.int32 if v.itemsize == 4 else np.int64
+    exact_q = _encode(brackets, v.itemsize)
+    q, several = _as_single(exact_q, v.dtype), len(brackets)
+    direct = None if arm is None else arm.contiguous()
+    out = np.empty(0, np.int8) if direct is None else direct.numpy()
+    bits = np.dtype(np.int32 if v.itemsize == 4 else np.int64)
+    few = arms <= MOST_ARMS
+    pass_over = _few(v, c, stride, arms, q, exact_q, bits) if few else _many(v, c, stride, arms, q, bits)
 
     def work(start: int, stop: int) -> tuple[Any, ...]:
-        size = stop - start
-        rows = np.empty((several, size), np.int64)
-        w = np.empty(ROWS * PITCH, v.dtype)
-        open_v, open_c = np.empty((several, arms, size), v.dtype), np.empty((several, arms, size), v.dtype)
-        count, sums = np.zeros(several, np.int64), np.zeros((several, 2, 2))
-        finite = pass_over(
-            v,
-            c,
-            stride,
-            arms,
-            start,
-            stop,
-            q,
-            numbers,
-            w,
-            w.view(bits),
-            arm is not None,
-            out,
-            rows,
-            open_v,
-            open_c,
-            count,
-            sums,
-        )
-        kept = [(rows[b, :n].copy(), open_v[b, :, :n].copy(), open_c[b, :, :n].copy()) for b, n in enumerate(count)]
+        room = min(ROOM, stop - start)
+        rows = np.empty((several, room), np.int64)
+        # Rows of a power of two would fall into one cache set.
+        open_v, open_c = (np.empty((several, arms, room + _PAD), v.dtype) for _ in range(2))
+        sums, finite = np.zeros((several, 2, 2)), True
+        kept: list[list[tuple[NDArray[Any], ...]]] = [[] for _ in brackets]
+        at = start
+        while at < stop:
+            count = np.zeros(several, np.int64)
+            at, all_finite = pass_over(at, stop, arm is not None, out, rows, open_v, open_c, count, sums)
+            finite = finite and all_finite
+            for b, n in enumerate(count):
+                kept[b].append((rows[b, :n].copy(), open_v[b, :, :n].copy(), open_c[b, :, :n].copy()))
         return finite, kept, sums
 
     parts = _slices(users, work)
+    if arm is not None and direct is not None and direct is not arm:
+        arm.copy_(direct)
     finite = all(part[0] for part in parts)
-    return [
-        Settled(
-            low=low,
-            high=high,
-            rows=torch.from_numpy(np.concatenate([part[1][b][0] for part in parts])),
-            value=torch.from_numpy(np.concatenate([part[1][b][1] for part in parts], axis=1)),
-            cost=torch.from_numpy(np.concatenate([part[1][b][2] for part in parts], axis=1)),
-            spend=[x for part in parts for x in part[2][b, 0].tolist()],
-            worth=[x for part in parts for x in part[2][b, 1].tolist()],
-            finite=finite,
-        )
-        for b, (low, high) in enumerate(brackets)
-    ]
+    none = (np.empty(0, np.int64), np.empty((arms, 0), v.dtype), np.empty((arms, 0), v.dtype))
+    found = []
+    for b, (low, high) in enumerate(brackets):
+        pieces = list(zip(none, *(piece for part in parts for piece in part[1][b]), strict=True))
+        rows, open_v, open_c = (torch.from_numpy(np.concatenate(p, axis=-1)) for p in pieces)
+        spend, worth = ([x for part in parts for x in part[2][b, i].tolist()] for i in range(2))
+        found.append(Settled(low, high, rows, open_v, open_c, spend, worth, finite))
+    return found
+
+
+def _few(
+    v: NDArray[Any],
+    c: NDArray[Any],
+    stride: NDArray[np.int64],
+    arms: int,
+    q: NDArray[Any],
+    exact_q: NDArray[np.float64],
+    bits: np.dtype[Any],
+) -> Callable[..., tuple[int, bool]]:
+    mantissa = 23 if bits.itemsize == 4 else 52
+    spare = 43 - mantissa if bits.itemsize == 4 else -1  # 53 bits, less 9 of a block's size and one
+    tie, tiny, _ = tie_of(8)
+    offsets = tuple(np.uintp(j * stride[0]) for j in range(arms))
+    in_piece = tuple(np.uintp(j * PITCH) for j in range(arms))
+    mask = bits.type(np.iinfo(bits).max)
+    fixed = (v, c, v.view(bits), c.view(bits), stride, offsets, in_piece)
+    numbers = (q, exact_q, mask, mantissa, spare, tie, tiny)
+    return lambda start, stop, *lists: pass_over_few(*fixed, start, stop, *numbers, *lists)
+
+
+def _many(
+    v: NDArray[Any], c: NDArray[Any], stride: NDArray[np.int64], arms: int, q: NDArray[Any], bits: np.dtype[Any]
+) -> Callable[..., tuple[int, bool]]:
+    numbers = np.arange(arms).astype(v.dtype)
+
+    def run(start: int, stop: int, *lists: Any) -> tuple[int, bool]:
+        w = np.empty(scores.ROWS * scores.PITCH, v.dtype)
+        return pass_over_many(v, c, stride, arms, start, stop, q, numbers, w, w.view(bits), *lists)
+
+    return run
 
 
 def policy(value: Tensor, cost: Tensor, multiplier: float) -> Tensor:
@@ -128,8 +161,8 @@ def policy(value: Tensor, cost: Tensor, multiplier: float) -> Tensor:
     return out
 
 
-def steps(value: Tensor, cost: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Cheapest arm ``[N]``; user, arm, previous arm and slope ``[M]`` of every step, users in order."""
+def steps(value: Tensor, cost: Tensor, floor: float, ceiling: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Cheapest arm ``[N]``; user, arm, previous arm, slope ``[M]`` of steps in ``(floor, ceiling]``, users in order."""
     arms, users = value.shape
     v, c, stride = _memory(value, cost)
     first = np.empty(users, np.int64)
@@ -138,9 +171,15 @@ def steps(value: Tensor, cost: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, 
         most = (stop - start) * (arms - 1)
         who, to, before = (np.empty(most, np.int64) for _ in range(3))
         slope = np.empty(most)
-        n = climb(v, c, stride, arms, start, stop, first, who, to, before, slope)
+        n = climb(v, c, stride, arms, start, stop, floor, ceiling, first, who, to, before, slope)
         return tuple(x[:n].copy() for x in (who, to, before, slope))
 
     parts = _slices(users, work)
     user, arm, previous, slope = (torch.from_numpy(np.concatenate(x)) for x in zip(*parts, strict=True))
     return torch.from_numpy(first), user, arm, previous, slope
+
+
+def descending(slope: Tensor, key: Tensor | None) -> Tensor:
+    """Positions ``[M]`` of float64 slopes at least 0, descending; equals by key, or as they stand."""
+    ties = np.empty(0, np.int64) if key is None else key.contiguous().numpy()
+    return torch.from_numpy(order_of(slope.contiguous().numpy().view(np.uint64), ties))

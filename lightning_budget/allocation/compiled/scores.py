@@ -18,7 +18,7 @@ ROWS = 11
 BEST, SECOND, BEST_LOW, SECOND_LOW, AT_LOW, PAID, WORTH, ARM, LARGEST_VALUE, LARGEST_COST, WRONG = (
     np.uintp(i * PITCH) for i in range(ROWS)
 )
-LOW, BY_VALUE, BY_COST, TIE_HIGH, TINY_HIGH, TIE_LOW, TINY_LOW, ZERO = range(8)
+LOW, BY_VALUE, BY_COST, TIE_HIGH, TINY_HIGH, TIE_LOW, TINY_LOW = range(7)
 """Places of the numbers of a bracket: lower multiplier; weights of value and cost at the upper end; two margins."""
 
 _filter = nb.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
@@ -119,7 +119,7 @@ def scores_of_one(v, o, c, p, w, n, q, j, arms):
 def judge(w, n, q, is_open):
     """Mark who is not clearly settled, and take their cost and value out of the rows that are summed."""
     # Numbers in registers: memory of q might be that of w for all the compiler knows.
-    zero, low, by_value, by_cost = q[ZERO], q[LOW], q[BY_VALUE], q[BY_COST]
+    zero, low, by_value, by_cost = w.dtype.type(0), q[LOW], q[BY_VALUE], q[BY_COST]
     tie, tiny, tie_low, tiny_low = q[TIE_HIGH], q[TINY_HIGH], q[TIE_LOW], q[TINY_LOW]
     for i in range(np.uintp(n)):
         size_v, size_c = w[LARGEST_VALUE + i], w[LARGEST_COST + i]

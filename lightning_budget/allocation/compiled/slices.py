@@ -1,4 +1,4 @@
-"""The pass over a slice of users: settle or list each of them, block by block."""
+"""The pass over a slice of users with many arms: settle or list each of them, block by block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from lightning_budget.allocation.compiled.scores import (
     SECOND_LOW,
     WORTH,
     WRONG,
-    ZERO,
     fill,
     judge,
     scores_of_four,
@@ -42,7 +41,7 @@ def _bring_in(x, stride_arm, stride_user, arms, start, n, piece):
 
 @_exact
 def pass_over(v, c, stride, arms, start, stop, q, numbers, w, bits, write, arm, rows, value, cost, count, sums):
-    """Settle users ``start`` to ``stop`` within B brackets.
+    """Settle users from ``start`` until ``stop`` or until the lists are full, within B brackets.
 
     Args:
         v, c: flat memory of ``[K, N]``; stride: of arm and user, of v then c.
@@ -53,7 +52,7 @@ def pass_over(v, c, stride, arms, start, stop, q, numbers, w, bits, write, arm, 
         sums: ``[B, 2, 2]``: settled spend and value, each as a float and the rest.
 
     Returns:
-        bool: whether all numbers are finite.
+        Where it stopped, and whether all numbers are finite.
     """
     brackets = len(q)
     direct = stride[1] == 1 and stride[3] == 1
@@ -62,9 +61,12 @@ def pass_over(v, c, stride, arms, start, stop, q, numbers, w, bits, write, arm, 
     is_open, words = np.zeros(BLOCK, np.int8), BLOCK // 8
     eight = is_open.view(np.int64)
     high, low = np.empty(BLOCK), np.empty(BLOCK)
-    zero, finite = q[0, ZERO], True
+    zero, finite = w.dtype.type(0), True
     for a in range(start, stop, BLOCK):
         n = min(BLOCK, stop - a)
+        for b in range(brackets):
+            if count[b] + n > rows.shape[1]:
+                return a, finite
         bv, bc, at_v, at_c, sv, sc = v, c, a, a, stride[0], stride[2]
         if not direct:
             _bring_in(v, stride[0], stride[1], arms, a, n, piece_v)
@@ -111,4 +113,4 @@ def pass_over(v, c, stride, arms, start, stop, q, numbers, w, bits, write, arm, 
                             finite = finite and w[WRONG + np.uintp(i)] == zero
                             k += 1
             count[b] = k
-    return finite
+    return stop, finite

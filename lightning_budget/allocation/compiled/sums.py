@@ -51,8 +51,15 @@ def add_block(w, offset, n, bound, high, low, total):
     anchor = math.ldexp(1.5, min(math.frexp(np.float64(bound))[1] + _SPARE_BITS, 1020))
     _split(w, offset, n, anchor, high, low)
     part, rest = _total(high, n), _total(low, n)
+    add_total(part, total)
+    total[1] += rest
+
+
+@nb.njit(nogil=True, cache=True)
+def add_total(part, total):
+    """Add one float64 to ``total``, a float64 and what its rounding left out."""
     before = total[0]
     after = before + part
     seen = after - before
     total[0] = after
-    total[1] += ((before - (after - seen)) + (part - seen)) + rest
+    total[1] += (before - (after - seen)) + (part - seen)

@@ -1,0 +1,204 @@
+"""The pass over a slice of users with at most eight arms: settle or list each of them, block by block."""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+import numpy as np
+
+from lightning_budget.allocation.compiled.few import (
+    BLOCK,
+    at_both_ends,
+    collect,
+    lossless,
+    recheck,
+)
+from lightning_budget.allocation.compiled.sums import add_block, add_total
+
+PITCH = BLOCK + 16
+"""Not a multiple of a page, whose rows would fall into one cache set."""
+
+LOW, BY_VALUE, BY_COST, TIE_HIGH, TINY_HIGH, TIE_LOW, TINY_LOW = range(7)
+"""Places of the numbers of a bracket: lower multiplier; weights of value and cost at the upper end; two margins."""
+
+_exact = nb.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_exact
+def bring_in(x, stride_arm, stride_user, arms, start, n, piece):
+    """Copy n users from ``start`` to rows of ``PITCH``, one an arm."""
+    for i in range(n):
+        base = (start + i) * stride_user
+        for j in range(arms):
+            piece[j * PITCH + i] = x[base + j * stride_arm]
+
+
+@_exact
+def _as_float(bits, one, one_bits):
+    one_bits[0] = bits
+    return one[0]
+
+
+@_exact
+def _twice(x):
+    return x + x if math.isfinite(x + x) else x
+
+
+@_exact
+def _add(x, bits, mask, shift, spare, n, block_total, bound, high, low, total):
+    if lossless(bits, mask, shift, spare, n):
+        add_total(block_total, total)
+    else:
+        add_block(x, 0, n, bound, high, low, total)
+
+
+@_exact
+def pass_over_few(
+    v,
+    c,
+    bits_v,
+    bits_c,
+    stride,
+    offsets,
+    piece_offsets,
+    start,
+    stop,
+    q,
+    exact_q,
+    mask,
+    shift,
+    spare,
+    tie,
+    tiny,
+    write,
+    arm,
+    rows,
+    value,
+    cost,
+    count,
+    sums,
+):
+    """Settle users from ``start`` until ``stop`` or until the lists are full, within B brackets.
+
+    Args:
+        v, c: flat memory of ``[K, N]``; bits: the same as integers; stride: of arm and user, of v then c.
+        offsets, piece_offsets: K places of the arms in that memory, and in a copy of a block.
+        q: ``[B, 7]`` the brackets, in the precision of v; exact_q: the same in float64.
+        mask: all bits but the sign; shift: bits of a mantissa; spare: exponents that sums in float64 can span.
+        tie, tiny: margins in float64.
+        write: whether ``arm [N]`` gets the arm at the upper end of the first bracket.
+        rows: ``[B, n]``, value, cost: ``[B, K, n]``: of those left open, the first ``count [B]`` filled.
+        sums: ``[B, 2, 2]``: settled spend and value, each as a float and the rest.
+
+    Returns:
+        Where it stopped, and whether all numbers are finite.
+    """
+    brackets, arms, room = len(q), len(offsets), rows.shape[1]
+    direct = stride[1] == 1 and stride[3] == 1 and stride[0] == stride[2]
+    length = 1 if direct else arms * PITCH
+    piece_v, piece_c = np.empty(length, v.dtype), np.empty(length, v.dtype)
+    piece_bits_v, piece_bits_c = piece_v.view(bits_v.dtype), piece_c.view(bits_v.dtype)
+    paid, worth, one = np.zeros(BLOCK, v.dtype), np.zeros(BLOCK, v.dtype), np.zeros(1, v.dtype)
+    bits_paid, bits_worth, one_bits = paid.view(bits_v.dtype), worth.view(bits_v.dtype), one.view(bits_v.dtype)
+    is_open, no_arm, position = np.zeros(BLOCK, np.int8), np.zeros(BLOCK, np.int8), np.zeros(BLOCK + 1, np.uintp)
+    high, low = np.empty(BLOCK), np.empty(BLOCK)
+    zero, far = v.dtype.type(0), v.dtype.type(16)
+    top_v, top_c = mask ^ mask, mask ^ mask
+    guess_v, guess_c = zero, zero
+    finite = True
+    for a in range(start, stop, BLOCK):
+        n = min(BLOCK, stop - a)
+        for b in range(brackets):
+            if count[b] + n > room:
+                return a, finite
+        if direct:
+            bv, bc, ibv, ibc, at, where, stride_in = v, c, bits_v, bits_c, a, offsets, stride[0]
+        else:
+            bring_in(v, stride[0], stride[1], arms, a, n, piece_v)
+            bring_in(c, stride[2], stride[3], arms, a, n, piece_c)
+            bv, bc, ibv, ibc, at, where, stride_in = (
+                piece_v,
+                piece_c,
+                piece_bits_v,
+                piece_bits_c,
+                0,
+                piece_offsets,
+                PITCH,
+            )
+        bound_v, bound_c = guess_v, guess_c
+        for b in range(brackets):
+            p = q[b]
+            here, to = (arm, a) if write and b == 0 else (no_arm, 0)
+            while True:
+                margin = p[TIE_HIGH] * (bound_v + p[BY_COST] * bound_c) + p[TINY_HIGH]
+                margin_low = p[TIE_LOW] * (bound_v + p[LOW] * bound_c) + p[TINY_LOW]
+                total, total_worth, top_v, top_c = at_both_ends(
+                    bv,
+                    bc,
+                    ibv,
+                    ibc,
+                    mask,
+                    where,
+                    at,
+                    n,
+                    p[LOW],
+                    p[BY_VALUE],
+                    p[BY_COST],
+                    margin,
+                    margin_low,
+                    to,
+                    here,
+                    is_open,
+                    paid,
+                    worth,
+                )
+                seen_v, seen_c = _as_float(top_v, one, one_bits), _as_float(top_c, one, one_bits)
+                # Sizes are guessed from the blocks before, so that one reading does; not so for what is not finite.
+                guessed = seen_v <= bound_v and seen_c <= bound_c
+                if guessed or not (math.isfinite(bound_v) and math.isfinite(bound_c)):
+                    break
+                bound_v, bound_c = _twice(seen_v), _twice(seen_c)
+            m = collect(is_open, n, position)
+            if 4 * m > n and math.isfinite(bound_v) and math.isfinite(bound_c):
+                e = exact_q[b]
+                recheck(
+                    bv,
+                    bc,
+                    where,
+                    at,
+                    n,
+                    e[LOW],
+                    e[BY_VALUE],
+                    e[BY_COST],
+                    tie,
+                    tiny,
+                    e[BY_VALUE] == 0,
+                    to,
+                    here,
+                    is_open,
+                    paid,
+                    worth,
+                )
+                m = collect(is_open, n, position)
+                add_block(paid, 0, n, bound_c, high, low, sums[b, 0])
+                if write and b == 0:
+                    add_block(worth, 0, n, bound_v, high, low, sums[b, 1])
+            else:
+                _add(paid, bits_paid, mask, shift, spare, n, total, bound_c, high, low, sums[b, 0])
+                if write and b == 0:
+                    _add(worth, bits_worth, mask, shift, spare, n, total_worth, bound_v, high, low, sums[b, 1])
+            k = count[b]
+            for t in range(m):
+                rows[b, k + t] = a + position[t]
+            for j in range(arms):
+                from_v, from_c = bv[at + j * stride_in :], bc[at + j * stride_in :]
+                to_v, to_c = value[b, j, k:], cost[b, j, k:]
+                for t in range(m):
+                    to_v[t], to_c[t] = from_v[position[t]], from_c[position[t]]
+            count[b] = k + m
+        seen_v, seen_c = _as_float(top_v, one, one_bits), _as_float(top_c, one, one_bits)
+        finite = finite and math.isfinite(seen_v) and math.isfinite(seen_c)
+        guess_v = bound_v if bound_v < far * seen_v else zero
+        guess_c = bound_c if bound_c < far * seen_c else zero
+    return stop, finite

@@ -160,17 +160,20 @@ def shortfalls(runs: Sequence[Run]) -> list[str]:
     return found
 
 
+def report(quick: bool) -> tuple[list[str], list[str]]:
+    """Lines of text, and what falls short."""
+    torch.set_num_threads(1)
+    runs = measure(QUICK_SIZES, QUICK_RULES) if quick else measure()
+    lines = ["## Several constraints", "", *table(runs), "One thread, each problem solved once."]
+    return lines, shortfalls(runs)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SIZES[0]:,} users, no segments, under a minute")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    runs = measure(QUICK_SIZES, QUICK_RULES) if arguments.quick else measure()
-    short = shortfalls(runs)
-    lines = ["# Allocation under several constraints", "", *table(runs)]
-    lines += [f"One thread, each problem solved once. {hardware()}; {versions()}", ""]
-    lines.append(f"falls short: {'; '.join(short)}" if short else "holds")
-    print("\n".join(lines))
+    lines, short = report(parser.parse_args().quick)
+    verdict = f"falls short: {'; '.join(short)}" if short else "holds"
+    print("\n".join([*lines, f"{hardware()}; {versions()}", "", verdict]))
     return 1 if short else 0
 
 

@@ -33,6 +33,8 @@ from lightning_budget.streaming.ranks import joined
 from lightning_budget.streaming.source import open_source
 from lightning_budget.streaming.work import workplace
 
+USERS, QUICK_USERS = 100_000_000, 2_000_000
+LEAST_RATIO, MOST_GIB = 0.5, 2.0
 TREATMENTS = 5
 PARTITION = 1_000_000
 BUDGET = 0.2
@@ -179,24 +181,38 @@ def show(found: Stream) -> str:
     )
 
 
-def main() -> None:
+def shortfalls(streams: list[Stream]) -> list[str]:
+    """What misses its limit."""
+    short = [f"the scan at {x.ratio:.2f} × pyarrow" for x in streams if x.ratio < LEAST_RATIO]
+    return short + [f"peak memory of {x.peak_gib:.2f} GiB" for x in streams if x.peak_gib > MOST_GIB]
+
+
+def report(quick: bool) -> tuple[list[str], list[str]]:
+    """Lines of text, and what falls short; at 1e8 users some 4 GB in a temporary folder."""
+    streams = allocation_stream(QUICK_USERS, 1) if quick else allocation_stream(USERS, 3)
+    return ["## From Parquet to Parquet", "", "```", *map(show, streams), "```"], shortfalls(streams)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=float, default=1e8)
+    parser.add_argument("--users", type=float, default=USERS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where there is room on a disk")
-    parser.add_argument("--quick", action="store_true", help="2e6 users, once")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_USERS:,} users, once")
     parser.add_argument("--rank", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rank is not None:
         torch.set_num_threads(1)
         folder, output, repeats, read = arguments.rank
         print(json.dumps(one_rank(Path(folder), Path(output), int(repeats), bool(int(read))).__dict__))
-        return
-    users, repeats = (2_000_000, 1) if arguments.quick else (int(arguments.users), arguments.repeats)
-    print(f"{hardware()}; {versions()}; pyarrow {pa.__version__}")
-    for found in allocation_stream(users, repeats, arguments.folder):
-        print(show(found))
+        return 0
+    users, repeats = (QUICK_USERS, 1) if arguments.quick else (int(arguments.users), arguments.repeats)
+    streams = allocation_stream(users, repeats, arguments.folder)
+    print("\n".join([f"{hardware()}; {versions()}; pyarrow {pa.__version__}", *map(show, streams)]))
+    short = shortfalls(streams)
+    print(f"falls short: {'; '.join(short)}" if short else "holds")
+    return 1 if short else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

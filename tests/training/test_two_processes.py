@@ -15,8 +15,9 @@ def test_same_losses_and_validation_metrics(one_process: Path, two_processes: Pa
     assert one.keys() == two.keys()
     assert sum(name == "train/loss_step" for name, _ in one) == EPOCHS * STEPS
     assert sum(name == "val/eom_hajek" for name, _ in one) == EPOCHS
-    worst = max(one, key=lambda k: abs(one[k] - two[k]) / max(1e-3, abs(one[k])))
-    assert two[worst] == pytest.approx(one[worst], rel=1e-4, abs=1e-7), worst
+    # The loss is the prediction loss, about 1.5, less the goal, and may come near 0.
+    worst = max(one, key=lambda k: abs(one[k] - two[k]) / max(1e-2, abs(one[k])))
+    assert two[worst] == pytest.approx(one[worst], rel=1e-4, abs=1e-6), worst
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -137,7 +137,9 @@ def assert_same(a: Any, b: Any, rtol: float = 0.0, where: str = "report") -> Non
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_same(x, y, rtol, f"{where}[{i}]")
     elif isinstance(a, float):
-        assert a == pytest.approx(b, rel=rtol, abs=rtol, nan_ok=True), where
+        # An end of an interval is that of one resample, and jumps where its last user within the budget is another.
+        allowed = max(rtol, 0.02) if rtol and where.endswith(("low", "high")) else rtol
+        assert a == pytest.approx(b, rel=allowed, abs=allowed, nan_ok=True), where
     else:
         assert a == b, where
 

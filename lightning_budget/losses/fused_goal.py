@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from functools import cache
-from importlib.util import find_spec
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation.compiled import usable
 from lightning_budget.estimators import GradientEstimator, Softmax
 from lightning_budget.losses.gains import ArmsFirst, Rows, Weighting
 from lightning_budget.losses.goal_state import GoalState
 
-SWITCH = "LIGHTNING_BUDGET_COMPILED"
-"""Environment variable; ``0`` keeps to plain torch."""
-
-
-@cache
-def _has_compiler() -> bool:
-    return find_spec("numba") is not None
-
 
 def can_fuse(estimator: GradientEstimator, predictions: Tensor) -> bool:
     """Whether :func:`fused_goal` can stand for this estimator on these predictions: softmax, float32, on a CPU."""
-    fits = type(estimator) is Softmax and predictions.device.type == "cpu" and predictions.dtype == torch.float32
-    return fits and os.environ.get(SWITCH) != "0" and _has_compiler()
+    return type(estimator) is Softmax and predictions.dtype == torch.float32 and usable(predictions)
 
 
 def fused_goal(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from random_trials import random_batch
 from torch import Tensor
 
+from lightning_budget.allocation.compiled import SWITCH
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.estimators import Gaussian, Softmax
 from lightning_budget.losses import fused_goal
@@ -51,7 +52,7 @@ def both_ways(
     """Goal and gradients, compiled and in torch."""
     results = []
     for switch in ("1", "0"):
-        monkeypatch.setenv(fused_goal.SWITCH, switch)
+        monkeypatch.setenv(SWITCH, switch)
         goal = term(*how)  # type: ignore[arg-type]
         own = how[1]
         assert isinstance(own, ResponsePrediction)
@@ -125,7 +126,7 @@ def test_what_is_not_finite_shows(bad: float, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_stays_out_of_what_it_was_not_written_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(fused_goal.SWITCH, "1")
+    monkeypatch.setenv(SWITCH, "1")
     single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
     assert fused_goal.can_fuse(Softmax(1.0), single)
     assert not fused_goal.can_fuse(Softmax(1.0), double)
@@ -135,7 +136,7 @@ def test_stays_out_of_what_it_was_not_written_for(monkeypatch: pytest.MonkeyPatc
         pass
 
     assert not fused_goal.can_fuse(Wider(1.0), single)
-    monkeypatch.setenv(fused_goal.SWITCH, "0")
+    monkeypatch.setenv(SWITCH, "0")
     assert not fused_goal.can_fuse(Softmax(1.0), single)
 
 

@@ -7,12 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import PHASES, SMALL, assert_same, assert_same_report, kill_at, logged, report, run, weights
+from training_runs import (
+    OTHER_RESAMPLE,
+    PHASES,
+    SMALL,
+    assert_same,
+    assert_same_report,
+    kill_at,
+    logged,
+    report,
+    run,
+    weights,
+)
 
 
 def assert_same_run(folder: Path, expected: Path, rtol: float = 0.0) -> None:
     if rtol:
-        assert_same_report(report(folder), report(expected), rtol)
+        assert_same_report(report(folder), report(expected), rtol, OTHER_RESAMPLE)
     else:
         assert_same(report(folder), report(expected))
     for phase in PHASES:

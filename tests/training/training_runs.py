@@ -127,36 +127,43 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return saved["state_dict"] | saved["torchrec_fused_optimizer"] | dense
 
 
-def assert_same(a: Any, b: Any, rtol: float = 0.0, where: str = "report") -> None:
-    """Equal structure and numbers; NaN equals NaN."""
+OTHER_RESAMPLE = (0.02, 0.1)
+"""Relative and absolute: an end of an interval is that of one resample, and jumps with the last user it can pay for."""
+
+
+def assert_same(
+    a: Any, b: Any, rtol: float = 0.0, where: str = "report", ends: tuple[float, float] | None = None
+) -> None:
+    """Equal structure and numbers, ends of intervals to ``ends`` if given; NaN equals NaN."""
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for key in a:
-            assert_same(a[key], b[key], rtol, f"{where}.{key}")
+            assert_same(a[key], b[key], rtol, f"{where}.{key}", ends)
     elif isinstance(a, list):
         assert len(a) == len(b), where
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, rtol, f"{where}[{i}]")
+            assert_same(x, y, rtol, f"{where}[{i}]", ends)
     elif isinstance(a, float):
-        # An end of an interval is that of one resample, and jumps where its last user within the budget is another.
-        is_end = rtol and re.search(r"(low|high)(\[\d+\])?$", where)
-        rel, least = (0.02, 0.1) if is_end else (rtol, rtol)
+        is_end = re.search(r"(low|high)(\[\d+\])?$", where)
+        rel, least = ends if ends and is_end else (rtol, rtol)
         assert a == pytest.approx(b, rel=rel, abs=least, nan_ok=True), where
     else:
         assert a == b, where
 
 
-def assert_same_report(a: dict[str, Any], b: dict[str, Any], rtol: float) -> None:
+def assert_same_report(
+    a: dict[str, Any], b: dict[str, Any], rtol: float, ends: tuple[float, float] | None = None
+) -> None:
     """As :func:`assert_same` for reports of runs that differ in the last bits of their predictions.
 
     Which points of a curve are kept may then differ; its ends and everything computed from it do not.
     """
-    ends = [
+    outer = [
         [(c["method"], c["kind"], c["spend"][0], c["value"][0], c["spend"][-1], c["value"][-1]) for c in r["curves"]]
         for r in (a, b)
     ]
-    assert_same([list(e) for e in ends[0]], [list(e) for e in ends[1]], rtol, "curves")
-    assert_same({**a, "curves": []}, {**b, "curves": []}, rtol)
+    assert_same([list(e) for e in outer[0]], [list(e) for e in outer[1]], rtol, "curves")
+    assert_same({**a, "curves": []}, {**b, "curves": []}, rtol, ends=ends)
 
 
 def small_data(**changes: Any) -> CampaignDataModule:

@@ -13,6 +13,10 @@ os.environ["MPLBACKEND"] = "Agg"
 import pytest
 import torch
 
+from tests import forked
+
+# Before anything starts the server of forked processes.
+forked.context()
 torch.set_num_threads(1)
 
 

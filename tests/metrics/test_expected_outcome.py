@@ -82,6 +82,7 @@ def _rank(rank, address, results):
 
 def test_two_processes_give_the_same_to_the_last_bit(tmp_path):
     expected = feed(ExpectedOutcome(BUDGETS), columns(), with_filling(1)).compute()
-    torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    arguments = (str(tmp_path / "store"), str(tmp_path))
+    torch.multiprocessing.start_processes(_rank, arguments, nprocs=2, start_method="forkserver")
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == expected

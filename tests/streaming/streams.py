@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from lightning_budget.streaming.predictions import prediction_columns
 from lightning_budget.streaming.ranks import Ranks
 from lightning_budget.streaming.source import open_source
 from lightning_budget.streaming.work import workplace
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 257
@@ -121,9 +120,7 @@ def processes(size: int, jobs: list[dict[str, Any]], folder: Path, timeout: floa
     for rank in range(size):
         place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in place.items()}}
-        command = [sys.executable, str(Path(__file__).with_name("rank.py")), str(described)]
-        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-        started.append(subprocess.Popen(command, env=env, **pipe))
+        started.append(Forked([Path(__file__).with_name("rank.py"), described], env))
     try:
         texts = [p.communicate(timeout=timeout)[0] for p in started]
     finally:

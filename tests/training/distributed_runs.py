@@ -6,14 +6,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from training_runs import environment, weights
+
+from tests.forked import Forked
 
 HERE = Path(__file__).resolve().parent
 
@@ -24,7 +24,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start_ranks(world_size: int, script: str, *arguments: str) -> list[subprocess.Popen[str]]:
+def start_ranks(world_size: int, script: str, *arguments: str) -> list[Forked]:
     """Start a script once per rank, as torchrun would, each in a session of its own."""
     port = free_port()
     processes = []
@@ -42,20 +42,11 @@ def start_ranks(world_size: int, script: str, *arguments: str) -> list[subproces
         }
         env = {**environment(), **{k: str(v) for k, v in place.items()}}
         env["PYTHONPATH"] = f"{HERE}{os.pathsep}{env['PYTHONPATH']}"
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(HERE / script), *arguments],
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        )
+        processes.append(Forked([HERE / script, *arguments], env))
     return processes
 
 
-def finish(processes: Sequence[subprocess.Popen[str]], timeout: float = 240) -> list[str]:
+def finish(processes: Sequence[Forked], timeout: float = 240) -> list[str]:
     """What each rank printed; none outlives this call."""
     outputs = []
     try:

@@ -104,7 +104,7 @@ def step(rank: int, folder: str) -> None:
 def counted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[tuple[int, int]]]]:
     """By rank and sharding, the (sent, received) of each collective."""
     folder: Path = tmp_path_factory.mktemp("step")
-    processes = mp.spawn(step, args=(str(folder),), nprocs=RANKS, join=False)
+    processes = mp.start_processes(step, args=(str(folder),), nprocs=RANKS, join=False, start_method="forkserver")
     assert processes is not None
     deadline = time.monotonic() + 150
     try:

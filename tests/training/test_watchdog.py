@@ -25,6 +25,7 @@ from lightning_budget.training import watchdog_hub
 from lightning_budget.training.watchdog import Watchdog, _retire_lightnings_observer
 from lightning_budget.training.watchdog_hub import Hub
 from lightning_budget.training.watchdog_wire import Line, Message
+from tests.forked import Forked
 
 LOST = "error: rank {} was lost without a word (killed, or out of memory?); rank {} stops; resume with ckpt_path=<run"
 
@@ -145,16 +146,7 @@ def test_an_interruption_of_one_ends_all(tmp_path: Path) -> None:
 def test_ranks_started_by_lightning(tmp_path: Path, what: str, rank: int) -> None:
     """One pipe for both ranks: it ends when both are gone, although rank 1 is the child of a killed rank 0."""
     script = Path(__file__).with_name("watchdog_training.py")
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), what, str(rank)],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
+    with Forked([script, what, str(rank)], environment(), tmp_path) as process:
         timer = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
         timer.start()
         try:

@@ -20,6 +20,7 @@ import torch
 import lightning_budget.training.strategy  # registers `torchrec`  # noqa: F401
 from datamodules import CampaignDataModule, RCTDataModule
 from lightning_budget.training.module import BudgetModule
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -55,17 +56,9 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
-def start(script: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
+def start(script: str, *overrides: str, cwd: Path) -> Forked:
     """Start a script in a session of its own, its output to be read."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / script), *overrides],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return Forked([ROOT / "scripts" / script, *overrides], environment(), cwd)
 
 
 def run(script: str, *overrides: str, cwd: Path) -> str:
@@ -83,7 +76,6 @@ def run(script: str, *overrides: str, cwd: Path) -> str:
 def kill_at(line: str, *overrides: str, cwd: Path) -> None:
     """Train, and kill all processes of the run without warning as soon as a line that starts with ``line`` appears."""
     with start("train.py", *overrides, cwd=cwd) as process:
-        assert process.stdout is not None
         seen = []
         for text in process.stdout:
             seen.append(text)

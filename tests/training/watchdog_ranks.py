@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import torch.distributed as dist
 
 from lightning_budget.errors import InputError
 from lightning_budget.training import watchdog
+from tests import forked
 
 LIMIT = 10.0
 """Seconds within which every rank must be gone."""
@@ -137,6 +137,8 @@ def _rank(rank: int, world_size: int, folder: str, act: Act) -> None:
     os.dup2(os.open(f"{folder}/{rank}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     os.setpgid(0, 0)
+    # A shell that runs tests in the background has interruptions ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
     assert dist.group.WORLD is not None
     watchdog.watch(dist.group.WORLD)
@@ -160,10 +162,9 @@ def _rank(rank: int, world_size: int, folder: str, act: Act) -> None:
 @contextmanager
 def ranks(folder: Path, acts: Sequence[Act]) -> Iterator[Run]:
     """Start one rank per act and wait until each is about to act; none outlives the block."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "watchdog_ranks"])
+    forkserver = forked.context()
     processes: list[BaseProcess] = [
-        context.Process(target=_rank, args=(rank, len(acts), str(folder), act)) for rank, act in enumerate(acts)
+        forkserver.Process(target=_rank, args=(rank, len(acts), str(folder), act)) for rank, act in enumerate(acts)
     ]
     try:
         for process in processes:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from typing import Any
 
 import lightning as L
@@ -26,6 +27,7 @@ class Trouble(L.Callback):
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     trainer = L.Trainer(
         accelerator="cpu",
         devices=2,

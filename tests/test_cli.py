@@ -82,7 +82,8 @@ def main(cfg):
         import time
         print("ready", flush=True)
         time.sleep(60)
-    print(f"{os.environ.get('RANK', 0)} {cfg.seed} {cli.run_folder(cfg)}", flush=True)
+    # In one piece: ranks share the pipe.
+    os.write(1, f"{os.environ.get('RANK', 0)} {cfg.seed} {cli.run_folder(cfg)}\n".encode())
 
 main()
 """

@@ -83,7 +83,7 @@ def main(cfg):
         print("ready", flush=True)
         time.sleep(60)
     # In one piece: ranks share the pipe.
-    os.write(1, f"{os.environ.get('RANK', 0)} {cfg.seed} {cli.run_folder(cfg)}\n".encode())
+    os.write(1, f"{os.environ.get('RANK', 0)} {cfg.seed} {cli.run_folder(cfg)}\\n".encode())
 
 main()
 """

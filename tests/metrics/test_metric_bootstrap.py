@@ -6,6 +6,7 @@ import pytest
 import torch
 from metrics_reference import predictions, random_trial, rng
 
+from lightning_budget.allocation.compiled import SWITCH
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional import (
     bootstrap_curves,
@@ -13,16 +14,21 @@ from lightning_budget.metrics.functional import (
     matched_interval,
     paired_difference,
     paired_oracle_difference,
+    poisson,
     poisson_weights,
     policy_curve,
 )
+
+
+def assert_close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def case(seed, users=300, arms=4, integers=True):
     generator = rng(seed)
     a, b = (predictions(generator, users, arms, integers) for _ in range(2))
     trial = random_trial(generator, users, arms)
-    user = torch.randint(-(2**62), 2**62, (users // 2,), generator=generator)[torch.arange(users) // 2]
+    user = torch.randint(-(2**62), 2**62, (-(-users // 2),), generator=generator)[torch.arange(users) // 2]
     return a, b, trial, user
 
 
@@ -44,22 +50,54 @@ def test_weights_are_poisson_and_independent():
 
 
 def test_weights_are_the_published_hash():
-    """SplitMix64 finaliser in exact integers, for one user and resample."""
-    mask, golden = (1 << 64) - 1, 0x9E3779B97F4A7C15
+    """SplitMix64's and MurmurHash3's finalisers in exact integers, for a few users and resamples."""
+    mask, low, golden = (1 << 64) - 1, (1 << 32) - 1, 0x9E3779B97F4A7C15
 
     def mix(x):
         x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
         x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
         return x ^ (x >> 31)
 
-    users, seed, resample = [-5, 0, 7, 2**62, -(2**63)], 11, 2
-    uniforms = [
-        (mix(mix((u * golden + mix(seed)) & mask) ^ mix((mix(seed) + (resample + 1) * golden) & mask)) >> 11) / 2**53
-        for u in users
-    ]
-    cdf = [sum(math.exp(-1) / math.factorial(i) for i in range(k + 1)) for k in range(18)]
-    expected = [sum(u > edge for edge in cdf) for u in uniforms]
-    assert poisson_weights(torch.tensor(users), 3, seed)[2].tolist() == expected
+    def half(user, resample):
+        hashed = mix((user * golden + mix(seed)) & mask)
+        x = (hashed & low) ^ mix((mix(seed) + (resample // 2 + 1) * golden) & mask) & low
+        x = ((x ^ (x >> 16)) * 0x85EBCA6B) & low
+        x = ((x ^ (x >> 13)) + (hashed >> 32)) & low
+        x = (x * 0xC2B2AE35) & low
+        return ((x ^ (x >> 16)) >> (16 * (resample % 2))) & 0xFFFF
+
+    seed, users = 11, [-5, 0, 7, 2**62, -(2**63), *range(100, 140)]
+    edges = [sum(math.exp(-1) / math.factorial(i) for i in range(k + 1)) * 2**16 for k in range(8)]
+    expected = [[sum(half(u, r) >= edge - 0.5 for edge in edges) for u in users] for r in range(3)]
+    assert poisson_weights(torch.tensor(users), 3, seed).tolist() == expected
+
+
+def test_weights_have_the_mean_of_one_exactly():
+    assert sum(65536 - edge for edge in poisson.EDGES) == 65536
+
+
+@pytest.mark.parametrize("normalization", ["hajek", "ipw"])
+@pytest.mark.parametrize("integers", [True, False])
+@pytest.mark.parametrize("users", [1, 3, 40, 700])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_sweep_equals_resample_by_resample(normalization, integers, users, threads, monkeypatch):
+    a, b, trial, _ = case(users, users=users, arms=3, integers=integers)
+    user = torch.arange(users) // 2
+    budgets = [0.9, 0.05, 0.3, 0.3, 1e9, 0.5]
+    one, two = (matched_interval(*x, trial["treatment"]) for x in (a, b))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        settings = {"budgets": budgets, "resamples": 31, "seed": 4}
+        fast = bootstrap_curves(one, user, **rows_of(trial), **settings, normalization=normalization)
+        true = paired_oracle_difference(a, b, *a, user, **settings)
+        monkeypatch.setenv(SWITCH, "0")
+        slow = bootstrap_curves(one, user, **rows_of(trial), **settings, normalization=normalization)
+        assert_close(fast, slow)
+        assert_close(true.high, paired_oracle_difference(a, b, *a, user, **settings).high)
+        assert torch.equal(two.lower, matched_interval(*b, trial["treatment"]).lower)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_weights_belong_to_the_user_in_any_order_and_shard():

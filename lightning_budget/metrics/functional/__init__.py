@@ -11,12 +11,11 @@ from lightning_budget.metrics.functional.bootstrap import (
 from lightning_budget.metrics.functional.cost_curve import (
     BudgetPoint,
     CostCurve,
-    MatchedInterval,
     cost_curve,
-    matched_interval,
     policy_curve,
 )
 from lightning_budget.metrics.functional.eom import eom_hajek, eom_ipw
+from lightning_budget.metrics.functional.matched import MatchedInterval, matched_interval
 from lightning_budget.metrics.functional.oracle import regret
 from lightning_budget.metrics.functional.poisson import poisson_weights
 from lightning_budget.metrics.functional.uniform import control_value, uniform_curve, uniform_true_curve

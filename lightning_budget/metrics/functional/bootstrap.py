@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation.compiled import usable
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.checks import (
     Normalization,
@@ -17,8 +18,10 @@ from lightning_budget.metrics.functional.checks import (
     check_policy,
     check_user,
 )
-from lightning_budget.metrics.functional.cost_curve import MatchedInterval, matched_walk, policy_walk
+from lightning_budget.metrics.functional.cost_curve import matched_walk, policy_walk
+from lightning_budget.metrics.functional.matched import MatchedInterval
 from lightning_budget.metrics.functional.poisson import hashed_counts, poisson_weights, user_hash
+from lightning_budget.metrics.functional.sweep import sweep
 from lightning_budget.metrics.functional.walk import Walk, first_crossing
 
 __all__ = [
@@ -161,9 +164,12 @@ def _difference(
 
 
 def _resample(walks: list[Walk], user: Tensor, budgets: Tensor, resamples: int, seed: int) -> list[Tensor]:
-    """Values ``[R, B]`` of each walk, all on the same counts; a few resamples at a time bound the memory."""
+    """Values ``[R, B]`` of each walk, all on the same counts."""
     hashed = user_hash(user, seed)
+    if usable(hashed):
+        return [sweep(walk, hashed, budgets, resamples, seed) for walk in walks]
     values: list[list[Tensor]] = [[] for _ in walks]
+    # A few resamples at a time bound the memory.
     step = max(1, _CHUNK_ELEMENTS // max(len(walk.row) for walk in walks))
     for first in range(0, resamples, step):
         counts = hashed_counts(hashed, seed, range(first, min(first + step, resamples)))

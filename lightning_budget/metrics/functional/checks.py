@@ -14,14 +14,19 @@ Normalization = Literal["hajek", "ipw"]
 """``hajek``: Σ w y / Σ w, self-normalised; ``ipw``: Σ w y / N, unbiased."""
 
 
-def check_responses(value: Tensor, cost: Tensor, what: str) -> None:
-    """Refuse response matrices that are not finite ``[N, K]`` with N ≥ 1, K ≥ 2, of one shape."""
+def check_shapes(value: Tensor, cost: Tensor, what: str) -> None:
+    """Refuse response matrices that are not ``[N, K]`` with N ≥ 1, K ≥ 2, of one shape."""
     if value.ndim != 2 or value.shape != cost.shape or value.shape[0] < 1 or value.shape[1] < 2:
         raise InputError(
             f"{what} value has shape {list(value.shape)} and {what} cost {list(cost.shape)}",
             "two matrices [N, K] of one shape, at least 1 user and 2 treatments",
             "give one row per user and one column per treatment, control first",
         )
+
+
+def check_responses(value: Tensor, cost: Tensor, what: str) -> None:
+    """Refuse response matrices that are not finite, or of which :func:`check_shapes` refuses the shape."""
+    check_shapes(value, cost, what)
     for name, matrix in (("value", value), ("cost", cost)):
         if not bool(torch.isfinite(matrix).all()):
             raise InputError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation.compiled import usable
 from lightning_budget.allocation.frontier import efficient_frontier
+from lightning_budget.allocation.order import by_slope
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.checks import (
     Normalization,
@@ -17,19 +18,9 @@ from lightning_budget.metrics.functional.checks import (
     check_normalization,
     check_outcomes,
     check_policy,
-    check_responses,
-    check_treatment,
 )
-from lightning_budget.metrics.functional.walk import Walk, build_walk, first_crossing
-
-_LARGEST = torch.finfo(torch.float64).max
-
-
-class MatchedInterval(NamedTuple):
-    """Multipliers at which a policy gives each row its logged arm: ``lower <= λ < upper``, ``[N]`` float64 each."""
-
-    lower: Tensor
-    upper: Tensor
+from lightning_budget.metrics.functional.matched import MatchedInterval, matched_interval
+from lightning_budget.metrics.functional.walk import Walk, build_walk, first_crossing, groups
 
 
 @dataclass(frozen=True)
@@ -99,41 +90,6 @@ class CostCurve:
         return BudgetPoint(self.value[point], self.spend[point], price)
 
 
-def matched_interval(value_hat: Tensor, cost_hat: Tensor, treatment: Tensor) -> MatchedInterval:
-    """Multipliers λ ≥ 0 at which argmax_j v̂_ij − λ ĉ_ij is the arm that row i was given.
-
-    Ties go to the cheaper arm, then to the lower index, so with t the given arm::
-
-        upper = min over cheaper k of (v̂_t − v̂_k) / (ĉ_t − ĉ_k)        (strict: at equality k wins)
-        lower = max over dearer  k of (v̂_k − v̂_t) / (ĉ_k − ĉ_t), 0
-        never, when an equally dear k is worth more, or as much at a lower index
-
-    A row that is never matched has the empty interval [0, 0). Without a cheaper arm ``upper`` is +inf and λ = +inf
-    counts as matched.
-
-    Args:
-        value_hat: ``[N, K]`` predictions that make the policy, value units per user.
-        cost_hat: ``[N, K]``, currency per user.
-        treatment: ``[N]`` int64.
-
-    Raises:
-        InputError: if shapes differ, a prediction is not finite or a treatment is outside 0 … K − 1.
-    """
-    check_responses(value_hat, cost_hat, "predicted")
-    check_treatment(treatment, *value_hat.shape)
-    value, cost, given = value_hat.detach().double(), cost_hat.detach().double(), treatment.long()[:, None]
-    value_gain = value.gather(1, given) - value
-    cost_gain = cost.gather(1, given) - cost
-    # An overflow stays finite, so that only the absence of a cheaper arm is +inf.
-    slope = (value_gain / torch.where(cost_gain == 0, 1.0, cost_gain)).clamp(-_LARGEST, _LARGEST)
-    upper = torch.where(cost_gain > 0, slope, torch.inf).amin(1)
-    lower = torch.where(cost_gain < 0, slope, 0.0).amax(1).clamp(min=0.0)
-    index = torch.arange(value.shape[1], device=value.device)
-    beaten = ((cost_gain == 0) & ((value_gain < 0) | ((value_gain == 0) & (index < given)))).any(1)
-    never = beaten | (lower >= upper)
-    return MatchedInterval(torch.where(never, 0.0, lower), torch.where(never, 0.0, upper))
-
-
 def cost_curve(
     value_hat: Tensor,
     cost_hat: Tensor,
@@ -196,6 +152,9 @@ def matched_walk(
 ) -> Walk:
     """Rows enter below ``upper`` with weight 1/p and leave below ``lower``."""
     lower, upper = interval
+    self_normalised = normalization == "hajek"
+    if usable(lower):
+        return _compiled_walk(interval, value, cost, propensity, self_normalised)
     enters = (lower < upper).nonzero().squeeze(1)
     leaves = (lower > 0).nonzero().squeeze(1)  # never-matched rows have lower 0
     start = enters.new_zeros(1)  # a weightless event, so that the walk starts at +inf even if no row does
@@ -205,8 +164,23 @@ def matched_walk(
     sign[1 + len(enters) :] = -1.0
     multiplier = torch.cat([upper.new_full((1,), torch.inf), upper[enters], lower[leaves]])
     weight = sign / propensity.double()[row]
-    mass = weight if normalization == "hajek" else None
+    mass = weight if self_normalised else None
     return build_walk(multiplier, row, mass, weight * value.double()[row], weight * cost.double()[row], len(lower))
+
+
+def _compiled_walk(
+    interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor, self_normalised: bool
+) -> Walk:
+    from lightning_budget.metrics.functional.compiled.intervals import changes_of, events_of
+
+    multiplier, signed_row = events_of(*(x.numpy() for x in interval))
+    multiplier = torch.from_numpy(multiplier)
+    order = by_slope(multiplier)
+    row = torch.empty(len(order), dtype=torch.int64)
+    mass, worth, paid = torch.empty(3, len(order), dtype=torch.float64)
+    columns = (x.detach().contiguous().numpy() for x in (value, cost, propensity))
+    changes_of(order.numpy(), signed_row, *columns, *(x.numpy() for x in (row, mass, worth, paid)))
+    return Walk(*groups(multiplier[order]), row, mass if self_normalised else None, worth, paid, len(interval.lower))
 
 
 def policy_walk(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> Walk:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,8 +11,13 @@ from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.checks import check_user
 
 _MASK = (1 << 64) - 1
+_LOW = (1 << 32) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_FIRST, _SECOND = 0x85EBCA6B, 0xC2B2AE35
+
+EDGES = tuple(65536 - x for x in (41427, 17317, 5263, 1244, 240, 39, 5, 1))
+"""A 16-bit number at or above k of them counts k: P(X ≥ k) of Poisson(1) in 65,536ths, whose sum is a mean of 1."""
 
 
 def poisson_weights(user: Tensor, resamples: int, seed: int) -> Tensor:
@@ -33,7 +37,7 @@ def poisson_weights(user: Tensor, resamples: int, seed: int) -> Tensor:
         InputError: if ``user`` is not int64 of one dimension or ``resamples`` is below 1.
 
     Source: Chamandy, Muralidharan, Najmi, Naidu 2012 (Google); SplitMix64: Steele, Lea, Flood 2014,
-    doi:10.1145/2660193.2660195.
+    doi:10.1145/2660193.2660195; MurmurHash3: Appleby 2011.
     """
     check_user(user, user.numel())
     if resamples < 1:
@@ -46,24 +50,32 @@ def user_hash(user: Tensor, seed: int) -> Tensor:
     return _mix(user * _signed(_GOLDEN) + _signed(_mix_int(seed)))
 
 
-def hashed_counts(hashed: Tensor, seed: int, resamples: Iterable[int]) -> Tensor:
+def hashed_counts(hashed: Tensor, seed: int, resamples: Sequence[int]) -> Tensor:
     """Counts ``[r, N]`` uint8 of the named resamples, from :func:`user_hash`."""
-    keys = [_signed(_mix_int(_mix_int(seed) + (r + 1) * _GOLDEN)) for r in resamples]
-    edges = torch.tensor(_poisson_cdf(), dtype=torch.float64, device=hashed.device)
-    counts = torch.empty(len(keys), len(hashed), dtype=torch.uint8, device=hashed.device)
-    for i, key in enumerate(keys):
-        uniform = ((_mix(hashed ^ key) >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
-        counts[i] = torch.bucketize(uniform, edges, out_int32=True)
+    edges = torch.tensor(EDGES, device=hashed.device)
+    counts = torch.empty(len(resamples), len(hashed), dtype=torch.uint8, device=hashed.device)
+    low, high = hashed & _LOW, (hashed >> 32) & _LOW
+    pair, bits = -1, low
+    for i, r in enumerate(resamples):
+        if r // 2 != pair:
+            pair = r // 2
+            bits = _mix_pair(low, high, *pair_keys(seed, [pair]))
+        counts[i] = torch.bucketize((bits >> (16 * (r % 2))) & 0xFFFF, edges, right=True, out_int32=True)
     return counts
 
 
-def _poisson_cdf() -> list[float]:
-    """P(X ≤ k) of Poisson(1) for k = 0, 1, … up to where it rounds to 1."""
-    terms, total = [], 0.0
-    for k in range(18):
-        total += math.exp(-1.0) / math.factorial(k)
-        terms.append(total)
-    return terms
+def pair_keys(seed: int, pairs: Iterable[int]) -> list[int]:
+    """32-bit keys of resamples 2q and 2q + 1, for each q: one hash gives the counts of both."""
+    return [_mix_int(_mix_int(seed) + (q + 1) * _GOLDEN) & _LOW for q in pairs]
+
+
+def _mix_pair(low: Tensor, high: Tensor, key: int) -> Tensor:
+    """32 bits from both halves of a hash and a key: MurmurHash3's finaliser, the upper half put in on its way."""
+    x = low ^ key
+    x = ((x ^ (x >> 16)) * _FIRST) & _LOW
+    x = ((x ^ (x >> 13)) + high) & _LOW
+    x = (x * _SECOND) & _LOW
+    return x ^ (x >> 16)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation.order import by_slope
+
 
 @dataclass(frozen=True)
 class Walk:
@@ -64,12 +66,10 @@ class Walk:
 
 def build_walk(multiplier: Tensor, row: Tensor, mass: Tensor | None, value: Tensor, cost: Tensor, rows: int) -> Walk:
     """Sort events ``[E]`` by falling multiplier; the largest one must be +inf."""
-    sorted_multiplier, order = multiplier.sort(descending=True, stable=True)
-    last = torch.ones_like(order, dtype=torch.bool)
-    last[:-1] = sorted_multiplier[1:] != sorted_multiplier[:-1]
-    end = last.nonzero().squeeze(1)
+    order = by_slope(multiplier)
+    group, end = groups(multiplier[order])
     return Walk(
-        multiplier=sorted_multiplier[end],
+        multiplier=group,
         end=end,
         row=row[order],
         mass=None if mass is None else mass[order],
@@ -77,6 +77,14 @@ def build_walk(multiplier: Tensor, row: Tensor, mass: Tensor | None, value: Tens
         cost=cost[order],
         rows=rows,
     )
+
+
+def groups(multiplier: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct ones ``[M]`` of sorted multipliers ``[E]``, and the last position of each."""
+    last = torch.ones_like(multiplier, dtype=torch.bool)
+    last[:-1] = multiplier[1:] != multiplier[:-1]
+    end = last.nonzero().squeeze(1)
+    return multiplier[end], end
 
 
 def _ratio(spend: Tensor, value: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,8 @@ from lightning_budget.metrics.functional.cost_curve import (
     policy_curve,
 )
 from lightning_budget.metrics.functional.eom import eom_hajek, eom_ipw
+from lightning_budget.metrics.functional.grid import MultiplierGrid, grid_changes, grid_resamples
+from lightning_budget.metrics.functional.grid_curve import grid_curve, grid_enclosure, grid_points
 from lightning_budget.metrics.functional.matched import MatchedInterval, matched_interval
 from lightning_budget.metrics.functional.oracle import regret
 from lightning_budget.metrics.functional.poisson import poisson_weights
@@ -24,12 +26,18 @@ __all__ = [
     "BudgetPoint",
     "CostCurve",
     "MatchedInterval",
+    "MultiplierGrid",
     "PairedDifference",
     "bootstrap_curves",
     "control_value",
     "cost_curve",
     "eom_hajek",
     "eom_ipw",
+    "grid_changes",
+    "grid_curve",
+    "grid_enclosure",
+    "grid_points",
+    "grid_resamples",
     "matched_interval",
     "normalized_area",
     "paired_difference",

@@ -17,6 +17,7 @@ from lightning_budget.metrics.functional.checks import (
     check_outcomes,
     check_policy,
     check_user,
+    check_weight,
 )
 from lightning_budget.metrics.functional.cost_curve import matched_walk, policy_walk
 from lightning_budget.metrics.functional.matched import MatchedInterval
@@ -71,6 +72,7 @@ def bootstrap_curves(
     resamples: int = 200,
     seed: int = 0,
     normalization: Normalization = "hajek",
+    weight: Tensor | None = None,
 ) -> Tensor:
     """EOM at budgets on R resamples of the users; each resample finds its own multiplier for each budget.
 
@@ -86,6 +88,7 @@ def bootstrap_curves(
         resamples: R.
         seed: the same seed gives two models the same resamples.
         normalization: ``hajek`` or ``ipw``.
+        weight: ``[N]``, sample weights; they multiply the counts.
 
     Returns:
         ``[R, B]`` float64, value units per user.
@@ -94,8 +97,9 @@ def bootstrap_curves(
         InputError: if columns are misaligned or not finite, a propensity is outside (0, 1], a budget not above 0.
     """
     budget = _check(user, budgets, resamples)
-    _check_rows([interval], value, cost, propensity, normalization, len(user))
-    return _resample([matched_walk(interval, value, cost, propensity, normalization)], user, budget, resamples, seed)[0]
+    _check_rows([interval], value, cost, propensity, normalization, len(user), weight)
+    walk = matched_walk(interval, value, cost, propensity, normalization, weight)
+    return _resample([walk], user, budget, resamples, seed)[0]
 
 
 def paired_difference(
@@ -110,6 +114,7 @@ def paired_difference(
     seed: int = 0,
     normalization: Normalization = "hajek",
     level: float = 0.95,
+    weight: Tensor | None = None,
 ) -> PairedDifference:
     """EOM of model a minus EOM of model b on randomized logs, with percentile intervals from common resamples of users.
 
@@ -120,8 +125,8 @@ def paired_difference(
         InputError: as :func:`bootstrap_curves`.
     """
     budget = _check(user, budgets, resamples, level)
-    _check_rows([a, b], value, cost, propensity, normalization, len(user))
-    walks = [matched_walk(interval, value, cost, propensity, normalization) for interval in (a, b)]
+    _check_rows([a, b], value, cost, propensity, normalization, len(user), weight)
+    walks = [matched_walk(interval, value, cost, propensity, normalization, weight) for interval in (a, b)]
     return _difference(walks, user, budget, resamples, seed, level)
 
 
@@ -188,10 +193,17 @@ def _check(user: Tensor, budgets: Tensor | Sequence[float] | float, resamples: i
 
 
 def _check_rows(
-    intervals: Sequence[MatchedInterval], value: Tensor, cost: Tensor, propensity: Tensor, normalization: str, rows: int
+    intervals: Sequence[MatchedInterval],
+    value: Tensor,
+    cost: Tensor,
+    propensity: Tensor,
+    normalization: str,
+    rows: int,
+    weight: Tensor | None,
 ) -> None:
     check_outcomes(value, cost, propensity, rows)
     check_normalization(normalization)
+    check_weight(weight, rows)
     for lower, upper in intervals:
         if lower.shape != (rows,) or upper.shape != (rows,):
             raise InputError(

@@ -97,6 +97,20 @@ def check_user(user: Tensor, rows: int) -> None:
         )
 
 
+def check_weight(weight: Tensor | None, rows: int) -> None:
+    """Refuse sample weights that are not finite ``[N]``, at least 0 and not all 0; ``None`` is fine."""
+    if weight is None:
+        return
+    if weight.shape != (rows,):
+        raise InputError(f"weight has shape {list(weight.shape)}", f"[{rows}], one entry per row", "align it with rows")
+    if not bool((torch.isfinite(weight) & (weight >= 0)).all()) or not bool((weight > 0).any()):
+        raise InputError(
+            f"sample weights from {float(weight.min()):g} to {float(weight.max()):g}",
+            "finite, at least 0, not all 0",
+            "leave out rows that do not count",
+        )
+
+
 def check_normalization(normalization: str) -> None:
     """Refuse a normalisation that does not exist."""
     if normalization not in get_args(Normalization):

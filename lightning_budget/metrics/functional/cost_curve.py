@@ -18,6 +18,7 @@ from lightning_budget.metrics.functional.checks import (
     check_normalization,
     check_outcomes,
     check_policy,
+    check_weight,
 )
 from lightning_budget.metrics.functional.matched import MatchedInterval, matched_interval
 from lightning_budget.metrics.functional.walk import Walk, build_walk, first_crossing, groups
@@ -98,12 +99,13 @@ def cost_curve(
     cost: Tensor,
     propensity: Tensor,
     normalization: Normalization = "hajek",
+    weight: Tensor | None = None,
 ) -> CostCurve:
     """Estimated spend and value of a model's policy on randomized logs, at every multiplier, from one sort.
 
-    With w_i = 1[t_i = π_λ(i)] / p_i::
+    With w_i = s_i 1[t_i = π_λ(i)] / p_i::
 
-        hajek:  Σ w y / Σ w          ipw:  Σ w y / N
+        hajek:  Σ w y / Σ w          ipw:  Σ w y / Σ s
 
     Under ``hajek`` a multiplier at which no row is matched has no estimate: the point repeats the nearest one above it
     (below it, at the start). When no row is matched at any multiplier all points are 0, as under ``ipw``.
@@ -116,16 +118,19 @@ def cost_curve(
         cost: ``[N]``, observed under the arm given.
         propensity: ``[N]``, probability of the arm given.
         normalization: ``hajek`` or ``ipw``.
+        weight: ``[N]`` s ≥ 0, how often a row counts; once if not given.
 
     Raises:
-        InputError: as :func:`matched_interval`; if outcomes are not finite, or a propensity is outside (0, 1].
+        InputError: as :func:`matched_interval`; if outcomes are not finite, a propensity is outside (0, 1], or weights
+            are negative or all 0.
 
     Source: Zhao, Fang, Simchi-Levi 2017, arXiv 1705.08492; Ai et al. 2022 (LBCF), arXiv 2201.12585.
     """
     interval = matched_interval(value_hat, cost_hat, treatment)
     check_outcomes(value, cost, propensity, len(treatment))
     check_normalization(normalization)
-    return curve_of(matched_walk(interval, value, cost, propensity, normalization))
+    check_weight(weight, len(treatment))
+    return curve_of(matched_walk(interval, value, cost, propensity, normalization, weight))
 
 
 def policy_curve(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> CostCurve:
@@ -148,13 +153,29 @@ def policy_curve(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_c
 
 
 def matched_walk(
-    interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor, normalization: Normalization
+    interval: MatchedInterval,
+    value: Tensor,
+    cost: Tensor,
+    propensity: Tensor,
+    normalization: Normalization,
+    weight: Tensor | None = None,
 ) -> Walk:
-    """Rows enter below ``upper`` with weight 1/p and leave below ``lower``."""
+    """Rows enter below ``upper`` with weight s/p and leave below ``lower``."""
+    self_normalised, least = normalization == "hajek", 1.0
+    if weight is not None:
+        weight = weight.double()
+        interval = MatchedInterval(*(torch.where(weight > 0, x, 0.0) for x in interval))
+        propensity = propensity.double() / torch.where(weight > 0, weight, 1.0)
+        least = float(weight[weight > 0].min())
+    build = _compiled_events if usable(interval.lower) else _events
+    multiplier, row, mass, worth, paid = build(interval, value, cost, propensity)
+    group, end = groups(multiplier)
+    return Walk(group, end, row, mass if self_normalised else None, worth, paid, len(interval.lower), weight, least)
+
+
+def _events(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor) -> tuple[Tensor, ...]:
+    """Multiplier, row, and changes of mass, value and cost of every event, by falling multiplier; ``[E]`` each."""
     lower, upper = interval
-    self_normalised = normalization == "hajek"
-    if usable(lower):
-        return _compiled_walk(interval, value, cost, propensity, self_normalised)
     enters = (lower < upper).nonzero().squeeze(1)
     leaves = (lower > 0).nonzero().squeeze(1)  # never-matched rows have lower 0
     start = enters.new_zeros(1)  # a weightless event, so that the walk starts at +inf even if no row does
@@ -163,14 +184,13 @@ def matched_walk(
     sign[0] = 0.0
     sign[1 + len(enters) :] = -1.0
     multiplier = torch.cat([upper.new_full((1,), torch.inf), upper[enters], lower[leaves]])
-    weight = sign / propensity.double()[row]
-    mass = weight if self_normalised else None
-    return build_walk(multiplier, row, mass, weight * value.double()[row], weight * cost.double()[row], len(lower))
+    order = by_slope(multiplier)
+    row = row[order]
+    mass = sign[order] / propensity.double()[row]
+    return multiplier[order], row, mass, mass * value.double()[row], mass * cost.double()[row]
 
 
-def _compiled_walk(
-    interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor, self_normalised: bool
-) -> Walk:
+def _compiled_events(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor) -> tuple[Tensor, ...]:
     from lightning_budget.metrics.functional.compiled.intervals import changes_of, events_of
 
     multiplier, signed_row = events_of(*(x.numpy() for x in interval))
@@ -180,7 +200,7 @@ def _compiled_walk(
     mass, worth, paid = torch.empty(3, len(order), dtype=torch.float64)
     columns = (x.detach().contiguous().numpy() for x in (value, cost, propensity))
     changes_of(order.numpy(), signed_row, *columns, *(x.numpy() for x in (row, mass, worth, paid)))
-    return Walk(*groups(multiplier[order]), row, mass if self_normalised else None, worth, paid, len(interval.lower))
+    return multiplier[order], row, mass, worth, paid
 
 
 def policy_walk(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> Walk:

@@ -22,6 +22,7 @@ def eom_hajek(
     *,
     budgets: Numbers | None = None,
     multiplier: Numbers | None = None,
+    weight: Tensor | None = None,
 ) -> BudgetPoint:
     """Self-normalised EOM, Σ w y / Σ w with w_i = 1[t_i = π_λ(i)] / p_i.
 
@@ -37,13 +38,16 @@ def eom_hajek(
         propensity: ``[N]``, probability of the arm given.
         budgets: ``[B]``, currency per user.
         multiplier: ``[B]`` ≥ 0, value per currency; give either this or ``budgets``.
+        weight: ``[N]`` ≥ 0, how often a row counts.
 
     Raises:
         InputError: on input that :func:`cost_curve` refuses, or unless exactly one of budgets and multiplier is given.
 
     Source: Zhang et al. 2026, arXiv 2608.11675, after Yan et al. 2023, arXiv 2302.04477.
     """
-    return _at(cost_curve(value_hat, cost_hat, treatment, value, cost, propensity, "hajek"), budgets, multiplier)
+    return at_one(
+        cost_curve(value_hat, cost_hat, treatment, value, cost, propensity, "hajek", weight), budgets, multiplier
+    )
 
 
 def eom_ipw(
@@ -56,6 +60,7 @@ def eom_ipw(
     *,
     budgets: Numbers | None = None,
     multiplier: Numbers | None = None,
+    weight: Tensor | None = None,
 ) -> BudgetPoint:
     """Inverse-propensity EOM, (1/N) Σ w y with w_i = 1[t_i = π_λ(i)] / p_i; unbiased at a fixed multiplier.
 
@@ -63,10 +68,13 @@ def eom_ipw(
 
     Source: Zhao, Fang, Simchi-Levi 2017, arXiv 1705.08492.
     """
-    return _at(cost_curve(value_hat, cost_hat, treatment, value, cost, propensity, "ipw"), budgets, multiplier)
+    return at_one(
+        cost_curve(value_hat, cost_hat, treatment, value, cost, propensity, "ipw", weight), budgets, multiplier
+    )
 
 
-def _at(curve: CostCurve, budgets: Numbers | None, multiplier: Numbers | None) -> BudgetPoint:
+def at_one(curve: CostCurve, budgets: Numbers | None, multiplier: Numbers | None) -> BudgetPoint:
+    """The curve at budgets or at multipliers, whichever of the two is given."""
     if budgets is not None and multiplier is None:
         return curve.at_budget(budgets)
     if multiplier is not None and budgets is None:

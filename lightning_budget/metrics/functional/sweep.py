@@ -26,6 +26,7 @@ def sweep(walk: Walk, hashed: Tensor, budgets: Tensor, resamples: int, seed: int
     ends = np.zeros(len(walk.row), np.bool_)
     ends[walk.end.numpy()] = True
     users = hashed.numpy().view(np.uint64)
+    weight = np.ones(1) if walk.weight is None else walk.weight.numpy()
     mass = np.empty(0) if walk.mass is None else walk.mass.numpy()
     # Gathered beforehand: a cache miss per event would cost as much as its resamples.
     events = (hashed[walk.row].numpy().view(np.uint64), ends, mass, walk.value.numpy(), walk.cost.numpy())
@@ -34,12 +35,11 @@ def sweep(walk: Walk, hashed: Tensor, budgets: Tensor, resamples: int, seed: int
 
     def part(first: int, last: int) -> None:
         keys = np.array(pair_keys(seed, range(first // 2, (last + 1) // 2)), np.uint32)
-        total = np.ones(last - first)
+        total = np.zeros(2 * len(keys))
         if walk.mass is None:
-            total = np.zeros(2 * len(keys))
-            compiled.totals(users, keys, edges, total)
-            total = np.maximum(total[: last - first], 1.0)
-        compiled.sweep(*events, keys, edges, total, ascending.numpy(), out[first:last])
+            compiled.totals(users, weight, keys, edges, total)
+        total = np.maximum(total, walk.least)[: last - first]
+        compiled.sweep(*events, keys, edges, total, 0.5 * walk.least, ascending.numpy(), out[first:last])
 
     threads = min(torch.get_num_threads(), resamples)
     size = -(-resamples // threads)

@@ -25,6 +25,8 @@ class Walk:
         mass: ``[E]`` float64 change of the denominator, or ``None`` where the denominator is the number of rows.
         value, cost: ``[E]`` float64 changes of the numerators.
         rows: N.
+        weight: ``[N]`` float64, how often a row counts; ``None``: once.
+        least: no row that counts adds less to the denominator, so half of that tells a row from rounding.
     """
 
     multiplier: Tensor
@@ -34,6 +36,8 @@ class Walk:
     value: Tensor
     cost: Tensor
     rows: int
+    weight: Tensor | None = None
+    least: float = 1.0
 
     def points(self, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Spend and value per capita after each group, for R weightings of the rows.
@@ -50,14 +54,16 @@ class Walk:
         if weights is None:
             spend, value = self.cost.cumsum(0)[self.end][None], self.value.cumsum(0)[self.end][None]
             if self.mass is None:
-                return spend / self.rows, value / self.rows
-            return _ratio(spend, value, self.mass.cumsum(0)[self.end][None])
+                total = self.rows if self.weight is None else self.weight.sum()
+                return spend / total, value / total
+            return _ratio(spend, value, self.mass.cumsum(0)[self.end][None], self.least)
         picked = weights.index_select(1, self.row).double()
         spend, value = self._sums(picked, self.cost), self._sums(picked, self.value)
         if self.mass is None:
-            total = weights.sum(1, keepdim=True, dtype=torch.float64).clamp_(min=1.0)
+            counted = weights.double() if self.weight is None else weights * self.weight
+            total = counted.sum(1, keepdim=True).clamp_(min=self.least)
             return spend.div_(total), value.div_(total)
-        return _ratio(spend, value, self._sums(picked, self.mass))
+        return _ratio(spend, value, self._sums(picked, self.mass), self.least)
 
     def _sums(self, picked: Tensor, change: Tensor) -> Tensor:
         sums = torch.mul(picked, change).cumsum_(1)
@@ -87,9 +93,8 @@ def groups(multiplier: Tensor) -> tuple[Tensor, Tensor]:
     return multiplier[end], end
 
 
-def _ratio(spend: Tensor, value: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-    # One row weighs at least 1 (propensity at most 1), so half of that tells a row from rounding.
-    held = mass > 0.5
+def _ratio(spend: Tensor, value: Tensor, mass: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    held = mass > 0.5 * least
     if bool(held.all()):
         return spend / mass, value / mass
     safe = torch.where(held, mass, 1.0)

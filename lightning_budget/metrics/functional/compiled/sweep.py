@@ -45,24 +45,26 @@ def _add(counts, mass_change, value_change, cost_change, budget, share, mass, va
 
 
 @_loop
-def totals(hashed, keys, edges, total):
-    """Rows ``[R]`` in every resample."""
+def totals(hashed, weight, keys, edges, total):
+    """Weight ``[R]`` of the rows in every resample; ``weight`` is ``[N]``, or one number for all rows."""
     pairs, counts = np.zeros(len(keys), np.uint32), np.zeros(2 * len(keys), np.uint16)
     halves = pairs.view(np.uint16)
     for i in range(len(hashed)):
         draw(hashed[i], keys, edges, pairs, halves, counts)
+        w = weight[i] if len(weight) > 1 else weight[0]
         for r in range(np.uintp(len(total))):
-            total[r] += np.float64(counts[r])
+            total[r] += w * np.float64(counts[r])
 
 
 @_loop
-def sweep(hashed, ends, mass_change, value_change, cost_change, keys, edges, total, budgets, out):
+def sweep(hashed, ends, mass_change, value_change, cost_change, keys, edges, total, least, budgets, out):
     """Value per row at each budget on R resamples; see ``bootstrap``.
 
     Args:
         hashed: ``[E]`` uint64, of the user of each event; ends: ``[E]`` whether a group of equal multipliers ends here.
         mass_change, value_change, cost_change: ``[E]``; the first is empty where the denominator is ``total [R]``.
-        keys: ``[ceil(R / 2)]``; budgets: ``[B]`` ascending; out: ``[R, B]``, written.
+        least: a denominator above it has a row; keys: ``[ceil(R / 2)]``.
+        budgets: ``[B]`` ascending; out: ``[R, B]``, written.
     """
     resamples, several = out.shape
     self_normalised = len(mass_change) > 0
@@ -75,8 +77,6 @@ def sweep(hashed, ends, mass_change, value_change, cost_change, keys, edges, tot
     has_last = np.zeros(resamples, np.bool_)
     before_mass, before_value, before_cost = mass.copy(), value.copy(), cost.copy()
     next_budget, met = np.full(resamples, budgets[0]), np.zeros(resamples, np.int64)
-    # One row weighs at least 1 (propensity at most 1), so half of that tells a row from rounding.
-    least = 0.5
     grouped, look, first = False, 0, True
     for e in range(len(hashed)):
         if not ends[e] and not grouped:

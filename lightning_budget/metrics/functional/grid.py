@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_budget.allocation.compiled import usable
 from lightning_budget.errors import InputError
-from lightning_budget.metrics.functional.checks import check_outcomes, check_weight
+from lightning_budget.metrics.functional.checks import check_outcomes, check_user, check_weight
 from lightning_budget.metrics.functional.matched import MatchedInterval
 from lightning_budget.metrics.functional.poisson import EDGES, hashed_counts, pair_keys, user_hash
 
@@ -89,14 +89,18 @@ def grid_changes(
     Raises:
         InputError: as :func:`~lightning_budget.metrics.functional.cost_curve.cost_curve`.
     """
-    first, last, mass = _rows(interval, value, cost, propensity, grid, weight)
-    changes = torch.zeros(6, len(grid), dtype=torch.float64, device=mass.device)
-    if usable(mass):
+    _check(interval, value, cost, propensity, weight)
+    if usable(interval.lower):
         from lightning_budget.metrics.functional.compiled.grid import add_rows
 
-        columns = (x.detach().contiguous().numpy() for x in (value, cost))
-        add_rows(first.numpy(), last.numpy(), mass.numpy(), *columns, changes.numpy())
-        return changes
+        sums = torch.zeros(len(grid), 6, dtype=torch.float64)
+        lower, upper = (x.numpy().view(np.int64) for x in interval)
+        size = np.ones(1) if weight is None else weight.double().numpy()
+        y, c, p = (x.detach().contiguous().numpy() for x in (value, cost, propensity))
+        add_rows(lower, upper, size, p, y, c, grid.shift, grid.base, sums.numpy())
+        return sums.T.contiguous()
+    first, last, mass = _rows(interval, propensity, grid, weight)
+    changes = torch.zeros(6, len(grid), dtype=torch.float64, device=mass.device)
     parts = torch.stack([mass, mass * value.double(), mass * cost.double()])
     for place, sign in ((last, 1.0), (first, -1.0)):
         seen = place > 0
@@ -117,7 +121,9 @@ def grid_resamples(
     weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`grid_changes` on R Poisson resamples of the users, ``[R, 3, P]``, and Σ s of each, ``[R]``."""
-    first, last, mass = _rows(interval, value, cost, propensity, grid, weight)
+    _check(interval, value, cost, propensity, weight)
+    check_user(user, len(interval.lower))
+    first, last, mass = _rows(interval, propensity, grid, weight)
     hashed = user_hash(user, seed)
     changes = torch.zeros(len(grid), 3, resamples + resamples % 2, dtype=torch.float64, device=mass.device)
     total = changes.new_zeros(changes.shape[2])
@@ -126,11 +132,9 @@ def grid_resamples(
         from lightning_budget.metrics.functional.compiled.grid import add_resamples
 
         keys = np.array(pair_keys(seed, range(changes.shape[2] // 2)), np.uint32)
-        add_resamples(
-            hashed.numpy().view(np.uint64), first.numpy(), last.numpy(), mass.numpy(),
-            *(x.detach().contiguous().numpy() for x in (value, cost)), size.numpy(),
-            keys, tuple(np.uint16(e) for e in EDGES), total.numpy(), changes.numpy(),
-        )  # fmt: skip
+        users, edges = hashed.numpy().view(np.uint64), tuple(np.uint16(e) for e in EDGES)
+        first, last, mass, y, c, s = (x.detach().contiguous().numpy() for x in (first, last, mass, value, cost, size))
+        add_resamples(users, first, last, mass, y, c, s, keys, edges, total.numpy(), changes.numpy())
     else:
         parts = torch.stack([mass, mass * value.double(), mass * cost.double()])
         for r in range(resamples):
@@ -142,17 +146,15 @@ def grid_resamples(
     return changes[:, :, :resamples].permute(2, 1, 0), total[:resamples]
 
 
+def _check(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor, weight: Tensor | None) -> None:
+    check_outcomes(value, cost, propensity, len(interval.lower))
+    check_weight(weight, len(interval.lower))
+
+
 def _rows(
-    interval: MatchedInterval,
-    value: Tensor,
-    cost: Tensor,
-    propensity: Tensor,
-    grid: MultiplierGrid,
-    weight: Tensor | None,
+    interval: MatchedInterval, propensity: Tensor, grid: MultiplierGrid, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = len(interval.lower)
-    check_outcomes(value, cost, propensity, rows)
-    check_weight(weight, rows)
+    """Points ``first <= k < last`` at which each row is matched, and its weight; ``[N]``."""
     mass = propensity.double().reciprocal()
     if weight is not None:
         mass = mass * weight

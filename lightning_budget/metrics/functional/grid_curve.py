@@ -69,7 +69,8 @@ def grid_enclosure(
     low, high = above - (moved - net) / 2, above + (moved + net) / 2
     sizes = (low[0].clamp(min=0), high[0].clamp(min=0))
     if normalization == "ipw":
-        sizes = (torch.full_like(low[0], float(total)),) * 2
+        size = torch.full_like(low[0], float(total))
+        sizes = size, size
     value_low, value_high = _quotients(low[1], high[1], sizes)
     spend_high = _quotients(low[2], high[2], sizes)[1]
     passed = (spend > budget).cummax(1).values

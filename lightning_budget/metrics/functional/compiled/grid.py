@@ -7,33 +7,44 @@ import numpy as np
 
 from lightning_budget.metrics.functional.compiled.sweep import draw
 
+_INFINITY = np.int64(0x7FF0000000000000)
+
 _loop = nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "reassoc"})
 
 
 @_loop
-def add_rows(first, last, mass, value, cost, changes):
-    """See ``grid.grid_changes``: add N rows to ``changes [6, P]``."""
-    for i in range(len(first)):
-        m = mass[i]
-        if m == 0.0:
+def _below(bits, shift, base, points):
+    return np.int64(1) + min(max(((bits - 1) >> shift) + 1 - base, 0), points - 2) if bits > 0 else np.int64(0)
+
+
+@_loop
+def _change(changes, k, sign, m, y, x):
+    changes[k, 0] += sign * m
+    changes[k, 1] += sign * y
+    changes[k, 2] += sign * x
+    changes[k, 3] += m
+    changes[k, 4] += abs(y)
+    changes[k, 5] += abs(x)
+
+
+@_loop
+def add_rows(lower_bits, upper_bits, weight, propensity, value, cost, shift, base, changes):
+    """See ``grid.grid_changes``: add N rows, their bounds given as bits, to ``changes [P, 6]``.
+
+    ``weight`` is ``[N]``, or one number for all rows.
+    """
+    points = len(changes)
+    for i in range(len(lower_bits)):
+        low, high = lower_bits[i], upper_bits[i]
+        m = weight[i if len(weight) > 1 else 0] / np.float64(propensity[i])
+        if low >= high or m == 0.0:
             continue
         y, x = m * np.float64(value[i]), m * np.float64(cost[i])
-        k = last[i] - 1
-        if k >= 0:
-            changes[0, k] += m
-            changes[1, k] += y
-            changes[2, k] += x
-            changes[3, k] += m
-            changes[4, k] += abs(y)
-            changes[5, k] += abs(x)
-        k = first[i] - 1
-        if k >= 0:
-            changes[0, k] -= m
-            changes[1, k] -= y
-            changes[2, k] -= x
-            changes[3, k] += m
-            changes[4, k] += abs(y)
-            changes[5, k] += abs(x)
+        last = points if high == _INFINITY else _below(high, shift, base, points)
+        _change(changes, last - 1, 1.0, m, y, x)
+        first = _below(low, shift, base, points)
+        if first > 0:
+            _change(changes, first - 1, -1.0, m, y, x)
 
 
 @_loop

@@ -7,21 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.checks import Normalization, as_budgets, check_normalization
 from lightning_budget.metrics.functional.cost_curve import cost_curve
+from lightning_budget.metrics.rows import RowMetric, ones
 
-_COLUMNS = ("value_hat", "cost_hat", "treatment", "value", "cost", "propensity", "row")
 
-
-class ExpectedOutcome(Metric):
+class ExpectedOutcome(RowMetric):
     """Expected outcome metric at fixed budgets, exact under any batching and sharding.
 
-    Keeps all rows, because the multiplier of a budget belongs to the whole split. Rows are put in order of ``row``, a
-    row seen twice (a sampler's padding, two processes) counts once, and a row below 0 only fills up a batch.
+    Keeps all rows (:class:`RowMetric`), because the multiplier of a budget belongs to the whole split; for more than
+    memory holds there is :class:`~lightning_budget.metrics.streaming.StreamingOutcome`.
 
     Args:
         budgets: ``[B]``, currency per user.
@@ -37,22 +34,10 @@ class ExpectedOutcome(Metric):
     Source: :func:`lightning_budget.metrics.functional.eom_hajek`.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    value_hat: list[Tensor]
-    cost_hat: list[Tensor]
-    treatment: list[Tensor]
-    value: list[Tensor]
-    cost: list[Tensor]
-    propensity: list[Tensor]
-    row: list[Tensor]
-
     def __init__(
         self, budgets: Sequence[float] | Tensor, normalization: Normalization = "hajek", **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(("value_hat", "cost_hat", "treatment", "value", "cost", "propensity", "weight"), **kwargs)
         check_normalization(normalization)
         self.budgets: list[float] = as_budgets(budgets).tolist()
         self.normalization: Normalization = normalization
@@ -61,8 +46,6 @@ class ExpectedOutcome(Metric):
             raise InputError(
                 f"budgets {self.budgets}", "budgets that differ in six digits", "leave out the repeated ones"
             )
-        for column in _COLUMNS:
-            self.add_state(column, default=[], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -73,11 +56,19 @@ class ExpectedOutcome(Metric):
         cost: Tensor,
         propensity: Tensor,
         row: Tensor,
+        weight: Tensor | None = None,
     ) -> None:
-        """Keep a batch: predictions ``[n, K]``; arm, outcomes, propensity and position in the split ``[n]``."""
-        batch = (value_hat, cost_hat, treatment, value, cost, propensity, row)
-        for column, tensor in zip(_COLUMNS, batch, strict=True):
-            getattr(self, column).append(tensor.detach())
+        """Keep a batch: predictions ``[n, K]``; arm, outcomes, propensity, position in the split and weight ``[n]``."""
+        self.keep(
+            value_hat=value_hat,
+            cost_hat=cost_hat,
+            treatment=treatment,
+            value=value,
+            cost=cost,
+            propensity=propensity,
+            row=row,
+            weight=ones(weight, row),
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """Float64 scalars by name, value units per user: one per budget, and their mean.
@@ -85,13 +76,6 @@ class ExpectedOutcome(Metric):
         Raises:
             InputError: if no row was kept, or on rows that :func:`cost_curve` refuses.
         """
-        if isinstance(self.row, list) and not self.row:
-            raise InputError("0 rows in ExpectedOutcome", "at least 1", "update it with a batch before compute")
-        columns = {column: dim_zero_cat(getattr(self, column)) for column in _COLUMNS}
-        row, order = columns.pop("row").sort(stable=True)
-        kept = row >= 0
-        kept[1:] &= row[1:] != row[:-1]
-        order = order[kept]
-        curve = cost_curve(**{name: x[order] for name, x in columns.items()}, normalization=self.normalization)
+        curve = cost_curve(**self.rows(), normalization=self.normalization)
         values = curve.at_budget(torch.tensor(self.budgets, dtype=torch.float64)).value
         return {**dict(zip(self.names, values, strict=True)), f"eom_{self.normalization}/mean": values.mean()}

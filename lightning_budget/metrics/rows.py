@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_budget.errors import InputError
 
@@ -47,6 +49,16 @@ class RowMetric(Metric):
             raise InputError(f"columns of lengths {lengths}", "one length", "give one entry per row of the batch")
         for name in self.columns:
             getattr(self, name).append(batch[name].detach())
+
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
+        # A rank that saw no row would take part in no gathering while the others wait for it.
+        mine = {name: (x[0].dtype, x[0].shape[1:]) for name in self.columns if (x := getattr(self, name))}
+        everyone: list[dict[str, tuple[torch.dtype, torch.Size]]] = [{}] * dist.get_world_size(process_group)
+        dist.all_gather_object(everyone, mine, group=process_group)
+        for name, (dtype, shape) in max(everyone, key=len).items():
+            if not mine:
+                getattr(self, name).append(torch.empty(0, *shape, dtype=dtype, device=self.device))
+        super()._sync_dist(dist_sync_fn, process_group)
 
     def rows(self) -> dict[str, Tensor]:
         """The columns over all distinct rows.

@@ -9,9 +9,10 @@ from datamodules.base import RCTDataModule
 from lightning_budget.columns import UNIFORM, TableColumns
 from lightning_budget.errors import InputError
 from lightning_budget.files import FORMATS
-from lightning_budget.parquet import read_rct
+from lightning_budget.parquet import read_trial
 from lightning_budget.schema import DataSchema, Outcome
 from lightning_budget.table import RCTTable
+from lightning_budget.trial.rows import Kind, Rows
 
 
 class TableRCTDataModule(RCTDataModule):
@@ -24,8 +25,13 @@ class TableRCTDataModule(RCTDataModule):
         split: shares of the users for train, val and test. A user is in one split only; without a user column, rows
             with equal features are taken for one user.
         split_seed: names the split.
+        exclude: kinds of rows to leave out rather than refuse: missing_outcome, zero_propensity, invalid_propensity,
+            unknown_arm, negative_cost.
         source: where to get the file; told if ``path`` is missing.
         **batching: see :class:`RCTDataModule`.
+
+    Attributes:
+        screened: what was left out by ``exclude``; after :meth:`setup`, where anything was asked to be.
 
     Raises:
         InputError: if ``path`` is missing or the parts do not fit together; on :meth:`setup` for anything amiss in the
@@ -51,6 +57,7 @@ class TableRCTDataModule(RCTDataModule):
         cost_unit: str = "currency",
         split: Sequence[float] = (0.6, 0.2, 0.2),
         split_seed: int = 0,
+        exclude: Sequence[Kind] = (),
         source: str = "your own trial",
         **batching: Any,
     ) -> None:
@@ -74,8 +81,9 @@ class TableRCTDataModule(RCTDataModule):
             value_unit=value_unit,
             cost_unit=cost_unit,
         )
-        self.shares, self.split_seed = tuple(split), split_seed
+        self.shares, self.split_seed, self.exclude = tuple(split), split_seed, tuple(exclude)
         self._schema: DataSchema | None = None
+        self.screened: Rows | None = None
 
     def use_schema(self, schema: DataSchema) -> None:
         """Encode ids by a checkpoint's schema instead of learning vocabularies; call before :meth:`setup`."""
@@ -83,4 +91,6 @@ class TableRCTDataModule(RCTDataModule):
 
     def load(self) -> tuple[dict[str, RCTTable], DataSchema]:
         """Read and split the file."""
-        return read_rct(self.path, self.columns, self.shares, self.split_seed, self._schema)
+        trial = read_trial(self.path, self.columns, self.shares, self.split_seed, self._schema, self.exclude)
+        self.screened = trial.rows
+        return trial.splits, trial.schema

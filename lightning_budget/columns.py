@@ -157,11 +157,11 @@ class Column:
         """The error, naming file and column."""
         return InputError(f"{self.file}: column {self.name!r} {found}", allowed, fix)
 
-    def numbers(self) -> NDArray[np.float32]:
-        """``[N]`` finite numbers.
+    def numbers(self, finite: bool = True) -> NDArray[np.float32]:
+        """``[N]`` numbers; null is NaN.
 
         Raises:
-            InputError: for another type, and for null, NaN and infinite entries.
+            InputError: for another type and, where they must be finite, for null, NaN and infinite entries.
         """
         kind = self.data.type
         types = pa.types
@@ -174,7 +174,7 @@ class Column:
         data = self.data.cast(pa.int8()) if types.is_boolean(kind) else self.data
         with np.errstate(over="ignore"):
             x = data.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32)
-        if bad := int((~np.isfinite(x)).sum()):
+        if finite and (bad := int((~np.isfinite(x)).sum())):
             raise self.error(
                 f"has {bad} null, NaN or infinite entries of {len(x)}",
                 "finite numbers",

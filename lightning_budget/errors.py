@@ -11,8 +11,8 @@ class InputError(ValueError):
 
     def __init__(self, found: str, allowed: str, fix: str) -> None:
         super().__init__(" ".join(f"{found}; allowed: {allowed}; fix: {fix}".split()))
-        self._parts = (found, allowed, fix)
+        self.parts = (found, allowed, fix)
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         # Errors travel between ranks, and an exception is otherwise rebuilt from its message alone.
-        return type(self), self._parts
+        return type(self), self.parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,36 @@ from lightning_budget.errors import InputError
 from lightning_budget.files import File, read_columns, write_parquet
 from lightning_budget.hashing import hash_ids, hashed_uniform
 from lightning_budget.schema import UNKNOWN, DataSchema, SparseFeature
+from lightning_budget.screening import screened
 from lightning_budget.table import IdList, RCTTable
+from lightning_budget.trial.rows import Kind, Rows
 
 SPLITS = ("train", "val", "test")
 
 
-def read_rct(
+@dataclass(frozen=True)
+class Trial:
+    """A randomized trial as read from a file.
+
+    Attributes:
+        splits: ``train``, ``val`` and ``test``, rows in the order of the file.
+        schema: names and vocabularies.
+        rows: what was left out; ``None`` where nothing was asked to be.
+    """
+
+    splits: dict[str, RCTTable]
+    schema: DataSchema
+    rows: Rows | None
+
+
+def read_trial(
     path: str | Path,
     columns: TableColumns,
     split: Sequence[float] = (0.6, 0.2, 0.2),
     split_seed: int = 0,
     schema: DataSchema | None = None,
-) -> tuple[dict[str, RCTTable], DataSchema]:
+    exclude: Sequence[Kind] = (),
+) -> Trial:
     """Read a trial and split it by user.
 
     A user's rows all go to one split, a function of ``split_seed`` and the user; without a user column rows with equal
@@ -44,21 +63,24 @@ def read_rct(
         split: shares of the users for train, val and test; they sum to 1.
         split_seed: names the split.
         schema: encode ids by this schema (a checkpoint's) instead of learning vocabularies.
-
-    Returns:
-        The splits ``train``, ``val`` and ``test``, rows in the order of the file, and the schema.
+        exclude: kinds of unusable rows to leave out, and count, see :func:`~lightning_budget.trial.screen_rows`.
 
     Raises:
-        InputError: for anything amiss, naming file and column; nothing is guessed or filled in.
+        InputError: for anything amiss, naming file and column; nothing is guessed or filled in, and no row is left out
+            unasked.
     """
     if len(split) != 3 or not all(share >= 0 for share in split) or not abs(sum(split) - 1) <= 1e-6:
         raise InputError(
             f"split={list(split)}", "three shares ≥ 0 that sum to 1 (train, val, test)", "e.g. [0.6, 0.2, 0.2]"
         )
     file = read_columns(path, _roles(columns))
+    kept = np.ones(len(file[columns.treatment].data), bool)
+    rows = None
+    if exclude:
+        file, kept, rows = screened(file, columns, exclude)
     dense, treatment = _dense(file, columns.dense), _treatment(file, columns)
-    n = len(treatment)
-    user = np.arange(n) if columns.user is None else file[columns.user].users()
+    # A row's own number stays its user's name, whatever was left out before it.
+    user = np.flatnonzero(kept) if columns.user is None else file[columns.user].users()
     group = _feature_hash(file, columns, dense) if columns.user is None else user
     part = np.searchsorted(np.cumsum(split)[:2], hashed_uniform(group, split_seed, "split"), side="right")
     if schema is None:
@@ -74,8 +96,20 @@ def read_rct(
         cost=torch.from_numpy(_cost(file, columns, treatment)),
         propensity=torch.from_numpy(_propensity(file, columns, treatment)),
     )
-    rows = {name: torch.from_numpy(np.flatnonzero(part == i)) for i, name in enumerate(SPLITS)}
-    return {name: table.select(index) for name, index in rows.items()}, schema
+    chosen = {name: torch.from_numpy(np.flatnonzero(part == i)) for i, name in enumerate(SPLITS)}
+    return Trial({name: table.select(index) for name, index in chosen.items()}, schema, rows)
+
+
+def read_rct(
+    path: str | Path,
+    columns: TableColumns,
+    split: Sequence[float] = (0.6, 0.2, 0.2),
+    split_seed: int = 0,
+    schema: DataSchema | None = None,
+) -> tuple[dict[str, RCTTable], DataSchema]:
+    """Splits and schema of :func:`read_trial`, every row of the file used."""
+    trial = read_trial(path, columns, split, split_seed, schema)
+    return trial.splits, trial.schema
 
 
 def read_users(path: str | Path, schema: DataSchema, user: str = "user_id") -> tuple[RCTTable, pa.Array]:

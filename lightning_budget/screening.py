@@ -1,0 +1,60 @@
+"""Rows of a file that no estimate can use, left out where that is asked for; otherwise reading refuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lightning_budget.columns import UNIFORM, Column, TableColumns
+from lightning_budget.errors import InputError
+from lightning_budget.files import File
+from lightning_budget.trial.rows import Kind, Rows, screen_rows
+
+
+def screened(file: File, columns: TableColumns, exclude: Sequence[Kind]) -> tuple[File, NDArray[np.bool_], Rows]:
+    """The file without the rows of some kinds, which rows ``[N]`` are left, and the counts of every kind.
+
+    Args:
+        exclude: see :func:`~lightning_budget.trial.screen_rows`.
+
+    Raises:
+        InputError: if a row of another kind is there, or none is left.
+    """
+    treatment = file[columns.treatment]
+    labels = treatment.labels()
+    arms = {label: i for i, label in enumerate(columns.arms)}
+    arm = labels.take([arms.get(name, -1) for name in labels.names], -1, np.int64)
+    value = file[columns.value].numbers(finite=False)
+    try:
+        keep, rows = screen_rows(
+            arm, value, _propensity(file, columns, arm), columns.arms, _cost(file, columns, arm), exclude
+        )
+    except InputError as error:
+        found, allowed, fix = error.parts
+        raise InputError(
+            f"{treatment.file}: {found}", allowed, fix.replace("by exclude=", "by data.exclude=")
+        ) from error
+    mask = pa.array(keep)
+    return File({name: Column(c.file, c.name, c.data.filter(mask)) for name, c in file.items()}), keep, rows
+
+
+def _cost(file: File, columns: TableColumns, arm: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    if columns.cost is None:
+        return None
+    cost = file[columns.cost].numbers(finite=False).astype(np.float64)
+    # What is certain beforehand is not missed.
+    known = np.array([np.nan if c is None else c for c in (*(columns.cost_per_arm or ()), None)], np.float64)
+    if columns.cost_per_arm is not None:
+        cost = np.where(np.isnan(cost) & (arm >= 0), known[arm], cost)
+    return cost
+
+
+def _propensity(file: File, columns: TableColumns, arm: NDArray[np.int64]) -> NDArray[np.float64]:
+    if columns.propensity == UNIFORM:
+        return np.full(len(arm), 1 / len(columns.arms))
+    if isinstance(columns.propensity, str):
+        return file[columns.propensity].numbers(finite=False).astype(np.float64)
+    return np.array([*columns.propensity, 1.0])[arm]

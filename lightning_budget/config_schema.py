@@ -146,9 +146,15 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    ckpt: Any = MISSING
+    ckpt: Any = None
+    predictions: Any = None
+    user_column: str = "user_id"
+    value_columns: Any = None
+    cost_columns: Any = None
+    row_order: bool = False
     split: str = "test"
     data: Any = None
+    logger: Any = None
     budgets: list[float] | None = None
     resamples: int = 200
     seed: int = 0

@@ -54,6 +54,7 @@ def budget_curve(
     estimates: Mapping[str, Interval] | None = None,
     value_label: str = "value per user",
     cost_label: str = "budget per user",
+    bands: Mapping[str, Interval] | None = None,
 ) -> Axes:
     """Value against budget: a line per method, the budgets marked, and what is had without a model.
 
@@ -68,6 +69,8 @@ def budget_curve(
         estimates: method to estimated value at each budget and the ends of its 95 % interval, ``[B]`` each; methods
             stand side by side at a budget.
         value_label, cost_label: of the axes.
+        bands: method (a key of ``curves``) to budgets and the ends of the 95 % interval of its estimate at each of
+            them, shaded.
     """
     right = 1.1 * max(budgets)
     ax.axhline(control, color=GREY, linestyle=":", linewidth=1.2, label="control", zorder=1)
@@ -75,6 +78,9 @@ def budget_curve(
     for i, (name, curve) in enumerate(curves.items()):
         style = method_style(i)
         ax.plot(*curve, color=style["color"], linestyle=style["linestyle"], linewidth=1.8, label=name, zorder=3)
+        if bands and name in bands:
+            at, low, high = bands[name]
+            ax.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0, zorder=2)
     if optimum is not None:
         ax.plot(*optimum, color=BLACK, linewidth=1.4, label="optimum (oracle)", zorder=4)
     for i, (name, (value, low, high)) in enumerate((estimates or {}).items()):
@@ -90,7 +96,7 @@ def budget_curve(
             color=style["color"],
             markersize=5,
             markerfacecolor="white",
-            label=f"{name}, EOM and 95 % interval",
+            label=f"{name}, EOM and 95 % {'band' if bands else 'interval'}",
             zorder=5,
         )
     for budget, fraction in zip(budgets, fractions, strict=True):
@@ -107,7 +113,9 @@ def budget_curve(
             color="#404040",
         )
     ax.set_xlim(0, right)
-    ax.set_ylim(*_limits([*curves.values(), uniform, *([optimum] if optimum else [])], right, control, estimates))
+    ax.set_ylim(
+        *_limits([*curves.values(), uniform, *([optimum] if optimum else [])], right, control, estimates, bands)
+    )
     ax.set_xlabel(cost_label)
     ax.set_ylabel(value_label)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
@@ -187,6 +195,38 @@ def arm_mix(
     return _plain(ax)
 
 
+def calibration_panel(
+    ax: Axes,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+    prediction_label: str = "predicted",
+    outcome_label: str = "observed",
+) -> Axes:
+    """Observed against predicted means, with bars of ± 1.96 standard errors; if calibrated they lie on the diagonal.
+
+    Args:
+        ax: drawn on.
+        series: method to predicted means, observed means and standard errors of the latter, one each for its bins; NaN
+            where there is no standard error.
+        prediction_label, outcome_label: of the axes.
+    """
+    ends: list[float] = []
+    for i, (name, (predicted, observed, error)) in enumerate(series.items()):
+        style = method_style(i)
+        at, mean = np.asarray(predicted, dtype=float), np.asarray(observed, dtype=float)
+        half = 1.96 * np.nan_to_num(np.asarray(error, dtype=float))
+        ax.vlines(at, mean - half, mean + half, color=style["color"], linewidth=1.0, zorder=3)
+        ax.plot(at, mean, style["marker"], color=style["color"], markersize=4, label=name, zorder=4)
+        ends += [*at.tolist(), *(mean - half).tolist(), *(mean + half).tolist()]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    ax.plot([low - margin, high + margin], [low - margin, high + margin], color=GREY, linewidth=1.0, zorder=1)
+    ax.set_xlim(low - margin, high + margin)
+    ax.set_ylim(low - margin, high + margin)
+    ax.set_xlabel(prediction_label)
+    ax.set_ylabel(outcome_label)
+    return _plain(ax)
+
+
 def bytes_per_rank(
     ax: Axes,
     ranks: Sequence[int],
@@ -241,6 +281,7 @@ def _limits(
     right: float,
     control: float,
     estimates: Mapping[str, Interval] | None,
+    bands: Mapping[str, Interval] | None,
 ) -> tuple[float, float]:
     """Of what is seen left of ``right``, with a margin."""
     seen = [np.asarray([control])]
@@ -250,6 +291,7 @@ def _limits(
         x, y = np.asarray(spend, dtype=float)[order], np.asarray(value, dtype=float)[order]
         seen += [y[x <= right], np.interp([right], x, y)]
     seen += [np.asarray(end, dtype=float) for _, *ends in (estimates or {}).values() for end in ends]
+    seen += [np.asarray(end, dtype=float) for _, *ends in (bands or {}).values() for end in ends]
     values = np.concatenate(seen)
     low, high = float(values.min()), float(values.max())
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0

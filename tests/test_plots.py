@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from lightning_budget.plots import COLORS, arm_mix, budget_curve, difference_bars, method_style, new_figure
+from lightning_budget.plots import (
+    COLORS,
+    arm_mix,
+    budget_curve,
+    calibration_panel,
+    difference_bars,
+    method_style,
+    new_figure,
+)
 
 BUDGETS, FRACTIONS = [0.5, 1.0], [0.1, 0.2]
 CURVES = {"one": ([0.0, 0.6, 4.0], [1.0, 2.0, 40.0]), "two": ([0.0, 0.6, 4.0], [1.0, 2.5, 3.0])}
@@ -41,6 +49,31 @@ def test_budget_curve_shows_what_it_is_given() -> None:
 def test_interval_that_misses_its_estimate_is_drawn_where_it_is() -> None:
     ax = draw(estimates={"one": ([1.0, 2.0], [1.5, 1.8], [2.2, 2.4])})
     assert ax.collections[0].get_segments()[0][:, 1].tolist() == [1.5, 2.2]
+
+
+def test_bands_are_shaded_in_the_colour_of_their_line_and_seen() -> None:
+    ax = draw(bands={"two": ([0.5, 1.0], [-3.0, 2.0], [2.0, 9.0])})
+    (band,) = ax.collections
+    assert to_hex(band.get_facecolor()[0]) == method_style(1)["color"].lower()
+    outline = {tuple(p) for p in band.get_paths()[0].vertices.tolist()}
+    assert {(0.5, -3.0), (1.0, 2.0), (0.5, 2.0), (1.0, 9.0)} <= outline
+    bottom, top = ax.get_ylim()
+    assert bottom < -3
+    assert top > 9
+
+
+def test_calibration_has_a_diagonal_and_bars() -> None:
+    ax = new_figure(4, 4).add_subplot()
+    series = {"one": ([1.0, 2.0], [1.5, 2.0], [0.5, float("nan")]), "two": ([3.0], [6.0], [1.0])}
+    assert calibration_panel(ax, series, "p", "o") is ax
+    assert [s[:, 1].tolist() for s in ax.collections[0].get_segments()] == [[1.5 - 0.98, 1.5 + 0.98], [2.0, 2.0]]
+    points = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert (points["one"], points["two"]) == ([[1.0, 1.5], [2.0, 2.0]], [[3.0, 6.0]])
+    assert any((line.get_xdata() == line.get_ydata()).all() for line in ax.lines if line.get_label() not in series)
+    assert ax.get_xlim() == ax.get_ylim()
+    assert ax.get_xlim()[1] > 7.96
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("p", "o")
+    calibration_panel(new_figure(4, 4).add_subplot(), {})
 
 
 def test_view_fits_what_is_seen_and_ends_after_the_last_budget() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,14 +22,29 @@ from lightning_budget.metrics.functional import (
 from lightning_budget.metrics.functional.checks import Normalization
 from lightning_budget.report.deployment import deployments
 from lightning_budget.report.paired import bootstrap, differences
-from lightning_budget.report.results import CONTROL, LEVEL, ORACLE, UNIFORM, Curve, Outcome, Report, Row, Truth
+from lightning_budget.report.progress import Tracker, untracked
+from lightning_budget.report.results import CONTROL, LEVEL, ORACLE, UNIFORM, Band, Curve, Outcome, Report, Row, Truth
 from lightning_budget.schema import DataSchema
 from lightning_budget.table import RCTTable
 
 CURVE_POINTS = 400
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Comparison:
+    """A report, and what it was read off.
+
+    Attributes:
+        report: budgets × methods.
+        curves: kind (``eom_hajek``, ``eom_ipw`` and, where known, ``true``) to method to its whole curve.
+        bands: one per prediction, if they were asked for.
+    """
+
+    report: Report
+    curves: dict[str, dict[str, CostCurve]]
+    bands: list[Band]
+
+
 def compare(
     table: RCTTable,
     schema: DataSchema,
@@ -57,8 +73,31 @@ def compare(
         InputError: on no or misshapen predictions, a reserved method name, fractions or a free spend not above 0, or
             rows that the metrics refuse.
     """
+    return analyse(table, schema, predictions, fractions, free_spend, resamples, seed).report
+
+
+@torch.no_grad()
+def analyse(
+    table: RCTTable,
+    schema: DataSchema,
+    predictions: Mapping[str, ResponsePrediction],
+    fractions: Sequence[float],
+    free_spend: float | None = None,
+    resamples: int = 200,
+    seed: int = 0,
+    band_budgets: int = 0,
+    track: Tracker = untracked,
+) -> Comparison:
+    """As :func:`compare`, with the whole curves and bands around them.
+
+    Args:
+        band_budgets: budgets of a band, evenly spaced up to 1.1 times the largest one; 0 for no bands. The resamples
+            are those of the intervals.
+        track: passed over the bootstrap's methods, as ``rich.progress.track`` is.
+    """
     fractions = [float(f) for f in fractions]
-    _check(table, schema, predictions, fractions, resamples)
+    check_request(predictions, fractions, resamples)
+    _check_predictions(table, schema, predictions)
     methods = {name: ResponsePrediction(p.value.cpu(), p.cost.cpu()) for name, p in predictions.items()}
     truth = _truth(table)
     policies = methods if truth is None else {**methods, ORACLE: ResponsePrediction(*truth)}
@@ -72,11 +111,14 @@ def compare(
     if not (math.isfinite(free_spend) and free_spend > 0):
         raise InputError(f"a free spend of {free_spend:g} per user", "above 0", "check the cost column, or give it")
     budgets = torch.tensor(fractions, dtype=torch.float64) * free_spend
+    steps = torch.arange(1, band_budgets + 1, dtype=torch.float64) / max(band_budgets, 1)
+    grid = steps * 1.1 * budgets.max()
 
-    samples = bootstrap(table, methods, budgets, resamples, seed)
+    drawn = bootstrap(table, methods, torch.cat([budgets, grid]), resamples, seed, track)
+    samples = {name: x[:, : len(budgets)] for name, x in drawn.items()}
     users = table.user.unique().numel()
     shares = torch.bincount(table.treatment, minlength=schema.num_treatments).double() / len(table)
-    return Report(
+    report = Report(
         row_count=len(table),
         user_count=users,
         arm_share=dict(zip(schema.treatments, shares.tolist(), strict=True)),
@@ -92,33 +134,41 @@ def compare(
         level=LEVEL,
         methods=list(methods),
         rows=_rows(curves, fractions, budgets, samples),
-        differences=differences(table, methods, curves["eom_hajek"], truth, budgets, samples, seed),
+        differences=differences(table, methods, curves["eom_hajek"], truth, budgets, samples, seed, track),
         deployments=deployments(policies, schema, truth, curves["eom_hajek"], fractions, budgets),
         curves=[
             _thin(name, kind, curve) for kind in curves if kind != "eom_ipw" for name, curve in curves[kind].items()
         ],
     )
+    bands = [
+        _band(name, curves["eom_hajek"][name], grid, x[:, len(budgets) :]) for name, x in drawn.items() if len(grid)
+    ]
+    return Comparison(report, curves, bands)
 
 
-def _check(
-    table: RCTTable,
-    schema: DataSchema,
-    predictions: Mapping[str, ResponsePrediction],
-    fractions: list[float],
-    resamples: int,
-) -> None:
+def check_request(names: Iterable[str], fractions: Sequence[float], resamples: int) -> None:
+    """Refuse what can be refused before anything is predicted.
+
+    Raises:
+        InputError: on no method or a reserved name, fractions not above 0, or resamples below 1.
+    """
     if resamples < 1:
         raise InputError(f"resamples={resamples}", "at least 1", "200 give an interval, 1000 a smooth one")
     if not fractions or not all(math.isfinite(f) and f > 0 for f in fractions):
         raise InputError(
             f"budget fractions {fractions}", "at least one, each above 0", "give fractions of the free spend"
         )
-    if not predictions:
+    names = list(names)
+    if not names:
         raise InputError("no predictions", "at least one method", "predict the rows of the table")
-    shape = (len(table), schema.num_treatments)
-    for name, prediction in predictions.items():
+    for name in names:
         if name in (CONTROL, UNIFORM, ORACLE):
             raise InputError(f"a method named {name!r}", "any other name", "rename it")
+
+
+def _check_predictions(table: RCTTable, schema: DataSchema, predictions: Mapping[str, ResponsePrediction]) -> None:
+    shape = (len(table), schema.num_treatments)
+    for name, prediction in predictions.items():
         for what, matrix in (("value", prediction.value), ("cost", prediction.cost)):
             if tuple(matrix.shape) != shape:
                 raise InputError(
@@ -154,18 +204,28 @@ def _true_curves(truth: Truth, policies: Mapping[str, ResponsePrediction]) -> di
     return curves | {n: policy_curve(p.value, p.cost, *truth) for n, p in policies.items()}
 
 
-def _free_spend(table: RCTTable, schema: DataSchema, optimum: CostCurve | None) -> tuple[float, str]:
-    if optimum is not None:
-        return float(optimum.spend[-1]), "spend of the true optimum without a budget"
+def arm_means(table: RCTTable, arms: int) -> tuple[Tensor, Tensor]:
+    """Hájek means ``[K]`` of value and of cost under each arm; NaN where an arm has no rows."""
     weight = 1 / table.propensity.double()
 
-    def arm_means(outcome: Tensor) -> Tensor:
-        total = weight.new_zeros(2, schema.num_treatments)
+    def means(outcome: Tensor) -> Tensor:
+        total = weight.new_zeros(2, arms)
         total.index_add_(1, table.treatment, torch.stack([weight * outcome.double(), weight]))
         return total[0] / total[1]
 
-    value, cost = arm_means(table.value), arm_means(table.cost)
-    arm = int(torch.where(cost > 0, value, -torch.inf).argmax())
+    return means(table.value), means(table.cost)
+
+
+def most_valuable_arm(value: Tensor, cost: Tensor) -> int:
+    """The most valuable on average of the arms that cost anything, from means ``[K]``."""
+    return int(torch.where(cost > 0, value, -torch.inf).argmax())
+
+
+def _free_spend(table: RCTTable, schema: DataSchema, optimum: CostCurve | None) -> tuple[float, str]:
+    if optimum is not None:
+        return float(optimum.spend[-1]), "spend of the true optimum without a budget"
+    value, cost = arm_means(table, schema.num_treatments)
+    arm = most_valuable_arm(value, cost)
     return float(cost[arm]), f"mean cost of {schema.treatments[arm]!r}, the most valuable of the arms with a cost"
 
 
@@ -206,11 +266,24 @@ def _outcomes(curves: Mapping[str, CostCurve], budgets: Tensor) -> dict[str, lis
     return outcomes
 
 
-def _thin(method: str, kind: str, curve: CostCurve) -> Curve:
-    """At most CURVE_POINTS points, the ends among them, evenly spaced along the spend that is travelled."""
+def _band(method: str, curve: CostCurve, grid: Tensor, samples: Tensor) -> Band:
+    ends = percentile_interval(samples, LEVEL)
+    return Band(method, *(x.tolist() for x in (grid, curve.at_budget(grid).value, *ends)))
+
+
+def thinned(curve: CostCurve, points: int) -> Tensor:
+    """Which points stay of a curve of more than ``points``: the ends, and some evenly spaced along the spend travelled.
+
+    Returns:
+        Ascending positions ``[m]``, m ≤ ``points``.
+    """
     travelled = torch.cat([curve.spend.new_zeros(1), curve.spend.diff().abs().cumsum(0)])
-    marks = torch.linspace(0, 1, CURVE_POINTS - 1, dtype=torch.float64) * travelled[-1]
+    marks = torch.linspace(0, 1, points - 1, dtype=torch.float64) * travelled[-1]
     # The last of the points at one spend, so that an end that only gains value is kept.
     index = torch.searchsorted(travelled, marks, right=True).sub(1).clamp(0, len(travelled) - 1)
-    index = torch.cat([index.new_zeros(1), index[:-1], index.new_tensor([len(travelled) - 1])]).unique()
+    return torch.cat([index.new_zeros(1), index[:-1], index.new_tensor([len(travelled) - 1])]).unique()
+
+
+def _thin(method: str, kind: str, curve: CostCurve) -> Curve:
+    index = thinned(curve, CURVE_POINTS)
     return Curve(method, kind, *([float(f"{x:.7g}") for x in c[index].tolist()] for c in (curve.spend, curve.value)))

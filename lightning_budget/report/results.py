@@ -120,6 +120,21 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Band:
+    """EOM (Hájek) of a method at budgets on a grid, with the ends of its 95 % bootstrap interval.
+
+    Attributes:
+        budget: currency per user, ascending; value, low, high: value units per user.
+    """
+
+    method: str
+    budget: list[float]
+    value: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
 class Report:
     """A comparison of methods under budgets.
 
@@ -164,17 +179,17 @@ class Report:
         plain["curves"] = [asdict(c) for c in self.curves]
         return plain
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self, split: str = "test") -> dict[str, float]:
         """Flat names and numbers for a logger, such as ``test/eom_hajek/end_to_end@0.1``."""
         named: dict[str, float] = {}
         for row in self.rows:
             at = f"{row.method}@{row.fraction:g}"
-            named[f"test/eom_hajek/{at}"] = row.eom_hajek.value
+            named[f"{split}/eom_hajek/{at}"] = row.eom_hajek.value
             if row.true is not None:
-                named[f"test/true_value/{at}"] = row.true.value
+                named[f"{split}/true_value/{at}"] = row.true.value
         for d in self.differences:
             for kind in ("eom_hajek", "true_value"):
                 if (paired := getattr(d, kind)) is not None:
                     for end in ("mean", "mean_low", "mean_high"):
-                        named[f"test/{kind}/{d.method}-{d.baseline}/{end}"] = float(getattr(paired, end))
+                        named[f"{split}/{kind}/{d.method}-{d.baseline}/{end}"] = float(getattr(paired, end))
         return named

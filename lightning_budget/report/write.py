@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from lightning_budget.atomic import atomic_path
+from lightning_budget.plots import Figure
 from lightning_budget.report.figure import comparison_figure
 from lightning_budget.report.results import Report
 
@@ -25,11 +27,20 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_path(folder / "report.json") as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    figure = comparison_figure(report)
-    pictures = [folder / "curves.png", folder / "curves.svg"]
+    write_json(report.to_dict(), folder / "report.json")
+    return save_figure(comparison_figure(report), folder / "curves")
+
+
+def write_json(numbers: dict[str, Any], path: Path) -> None:
+    """Write plain JSON, whole or not at all."""
+    text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``<stem>.png`` and ``<stem>.svg``, each whole or not at all."""
+    pictures = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for picture in pictures:
         with atomic_path(picture) as path:
             # Without a date the same report gives the same picture.

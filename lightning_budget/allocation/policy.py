@@ -9,10 +9,13 @@ from lightning_budget.allocation import compiled
 from lightning_budget.allocation.chunks import user_chunks
 from lightning_budget.allocation.frontier import LARGEST, slopes_between
 from lightning_budget.allocation.problem import check_finite
-from lightning_budget.allocation.settled import arm_dtype, settle
+from lightning_budget.allocation.settled import arm_dtype, settle, tie_of
 
 FILTER_USERS = 1 << 12
 """From so many users on, most are settled by their scores before slopes are looked at."""
+
+MOST_ARMS = 8
+"""Up to so many, a compiled pass keeps all numbers of a user in registers and makes its own choice."""
 
 
 @torch.no_grad()
@@ -39,12 +42,21 @@ def policy_treatment(value: Tensor, cost: Tensor, multiplier: float | Tensor) ->
 def arms_at(value: Tensor, cost: Tensor, multiplier: float, check: bool = False) -> Tensor:
     """:func:`policy_treatment` of ``[K, N]``: ``[N]`` int64; with ``check``, none but finite numbers pass."""
     arms, users = value.shape
-    if users < FILTER_USERS or not 0 <= multiplier < LARGEST or value.element_size() not in (4, 8):
+    several = users >= FILTER_USERS and value.dtype == cost.dtype and value.dtype in (torch.float32, torch.float64)
+    if several and arms <= MOST_ARMS and compiled.usable(value):
+        from lightning_budget.allocation.compiled import choice_run
+
+        arm, finite = choice_run.choose(value, cost, multiplier)
+        if check and not finite:
+            check_finite(value.T, cost.T)
+        return arm
+    if not several or not 0 <= multiplier < LARGEST:
         if check:
             check_finite(value.T, cost.T)
         return _by_slopes(value, cost, multiplier)
     arm = torch.empty(users, dtype=arm_dtype(arms), device=value.device)
-    (part,) = settle(value, cost, [(multiplier, multiplier)], arm)
+    # A gain so small beside its price that the slope underflows to 0 is no lead, even where money is free.
+    (part,) = settle(value, cost, [(multiplier, multiplier or tie_of(value.element_size())[2])], arm)
     if check and not part.finite:
         check_finite(value.T, cost.T)
     arm[part.rows] = _by_slopes(part.value, part.cost, multiplier).to(arm.dtype)

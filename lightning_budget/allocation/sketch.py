@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation import compiled
 from lightning_budget.allocation.frontier import LARGEST, frontier_steps
-from lightning_budget.allocation.problem import check_predictions
+from lightning_budget.allocation.problem import check_finite, check_shapes
 from lightning_budget.errors import InputError
 
 FRACTION_BITS = 7
@@ -108,16 +109,17 @@ class SlopeSketch:
         Raises:
             InputError: if they are not finite ``[N, K]`` tensors, or K is not that of the users before.
         """
-        check_predictions(value, cost)
+        check_shapes(value, cost)
         self._check_treatments(value.shape[1])
-        for v, c in zip(value.detach().split(_USERS), cost.detach().split(_USERS), strict=True):
-            first, user, arm, previous, slope = frontier_steps(v.T, c.T)
-            index = bin_of(slope)
-            for x, total in ((c, self.price), (v, self.gain)):
-                step = x[user, arm].double() - x[user, previous].double()
-                total += torch.bincount(index, weights=step, minlength=BINS + 2).cpu()
-            self.cost += float(c.gather(1, first[:, None]).double().sum())
-            self.value += float(v.gather(1, first[:, None]).double().sum())
+        price, gain, spent, worth = self.price.clone(), self.gain.clone(), self.cost, self.value
+        for total, cheapest, finite in _sums_of_steps(value.detach(), cost.detach()):
+            if not finite:
+                check_finite(value, cost)
+            price += total[0]
+            gain += total[1]
+            spent += float(cheapest[0].sum())
+            worth += float(cheapest[1].sum())
+        self.price, self.gain, self.cost, self.value = price, gain, spent, worth
         self.users += len(value)
         self.treatments = value.shape[1]
         return self
@@ -192,6 +194,26 @@ class SlopeSketch:
             raise InputError(
                 f"users with {found} treatments", f"{self.treatments}, as those before", "use another sketch for them"
             )
+
+
+def _sums_of_steps(value: Tensor, cost: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Of each ``_USERS`` users: ``[2, BINS + 2]`` price and gain, ``[2, n]`` cost and value of their cheapest arms.
+
+    Yields:
+        Both in float64, and whether all numbers are finite.
+    """
+    if compiled.usable(value):
+        from lightning_budget.allocation.compiled import binning_run
+
+        yield from binning_run.sums_of_steps(value.T, cost.T, _USERS, _SHIFT, _FIRST, BINS + 2)
+        return
+    check_finite(value, cost)
+    for v, c in zip(value.split(_USERS), cost.split(_USERS), strict=True):
+        first, user, arm, previous, slope = frontier_steps(v.T, c.T)
+        index = bin_of(slope)
+        steps = [x[user, arm].double() - x[user, previous].double() for x in (c, v)]
+        total = torch.stack([torch.bincount(index, weights=step, minlength=BINS + 2) for step in steps])
+        yield total.cpu(), torch.stack([x.gather(1, first[:, None])[:, 0].double() for x in (c, v)]), True
 
 
 def bin_of(slope: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_budget.allocation import SlopeSketch, policy_treatment, solve_multipliers
+from lightning_budget.allocation import SlopeSketch, compiled, policy_treatment, sketch, solve_multipliers
 from lightning_budget.allocation.frontier import LARGEST
 from lightning_budget.allocation.sketch import BINS, FRACTION_BITS, OCTAVES, bin_of, edges
 from lightning_budget.errors import InputError
+from tests.allocation.cases import PROBLEMS, Make
 from tests.allocation.reference import budget_between, highs, random_problem, recount
 
 
@@ -112,6 +113,51 @@ def test_batches_and_merges_count_the_same_users() -> None:
             torch.testing.assert_close(getattr(other, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
         assert (other.cost, other.value) == pytest.approx((whole.cost, whole.value), rel=1e-12)
     assert whole.price.numel() == SlopeSketch().price.numel()
+
+
+@pytest.mark.parametrize("make", PROBLEMS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_and_torch_agree_to_the_last_bit(
+    make: Make, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sketch, "_USERS", 401)  # not a multiple of a block, nor a part of the users
+    value, cost = (x.to(dtype) for x in make())
+    monkeypatch.setenv(compiled.SWITCH, "0")
+    plain = SlopeSketch().add(value, cost)
+    monkeypatch.setenv(compiled.SWITCH, "1")
+    apart = [x.repeat_interleave(2, 1)[:, ::2] for x in (value, cost)]
+    for threads, (v, c) in ((1, (value, cost)), (3, [x.T.contiguous().T for x in (value, cost)]), (2, apart)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found = SlopeSketch().add(v, c)
+        assert torch.equal(found.price, plain.price)
+        assert torch.equal(found.gain, plain.gain)
+        assert (found.cost, found.value) == (plain.cost, plain.value)
+    assert bool((plain.price > 0).any())
+
+
+@given(tables)
+def test_ties_are_stepped_through_alike(rows: list[list[tuple[int, int]]]) -> None:
+    value, cost = torch.tensor(rows, dtype=torch.float64).unbind(-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compiled.SWITCH, "0")
+        plain = SlopeSketch().add(value, cost)
+    assert SlopeSketch().add(value, cost).to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_refused_users_leave_no_trace(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled.SWITCH, switch)
+    monkeypatch.setattr(sketch, "_USERS", 200)
+    value, cost = random_problem(8, 500, 4)
+    counted = SlopeSketch().add(value, cost)
+    before = counted.to_dict()
+    for bad, (user, arm) in ((math.nan, (499, 0)), (math.inf, (250, 3)), (-math.inf, (0, 2))):
+        wrong = value.clone()
+        wrong[user, arm] = bad
+        for pair, name in (((wrong, cost), "value"), ((value, wrong), "cost")):
+            with pytest.raises(InputError, match=rf"{name}\[{user}, {arm}\] is {bad}"):
+                counted.add(*pair)
+    assert counted.to_dict() == before
 
 
 def test_plain_containers_give_it_back() -> None:

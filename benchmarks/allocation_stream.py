@@ -67,9 +67,14 @@ class Stream:
     certificate: dict[str, float] = field(default_factory=dict)
 
     @property
+    def ratios(self) -> list[float]:
+        """Our rows per second over pyarrow's, each pair taken in turn, from the least."""
+        return sorted(r / s for r, s in zip(self.read, self.scan, strict=True))
+
+    @property
     def ratio(self) -> float:
-        """Our rows per second over pyarrow's, each pair taken in turn."""
-        return median(r / s for r, s in zip(self.read, self.scan, strict=True))
+        """Their median."""
+        return median(self.ratios)
 
 
 def write_users(folder: Path, users: int) -> None:
@@ -167,12 +172,13 @@ def allocation_stream(users: int, repeats: int, folder: Path | None = None) -> l
 def show(found: Stream) -> str:
     """The figures in a few lines."""
     n, seconds = found.users, {k: f"{s:.1f} s" for k, s in found.parts.items()}
+    spread = f"{found.ratio:.2f} ({found.ratios[0]:.2f} … {found.ratios[-1]:.2f})"
     read_cpu, job_cpu = (1e9 * median(x) / n for x in (found.read_cpu, found.job_cpu))
     return "\n".join(
         [
             f"{n:,} users × {TREATMENTS}, {found.processes} process(es)",
             f"  pyarrow reads       {n / median(found.read):12,.0f} rows/s ({read_cpu:.0f} ns CPU)",
-            f"  sample and scan     {n / median(found.scan):12,.0f} rows/s, {found.ratio:.2f} × pyarrow",
+            f"  sample and scan     {n / median(found.scan):12,.0f} rows/s, {spread} × pyarrow",
             f"  whole job           {n / median(found.whole):12,.0f} rows/s ({job_cpu:.0f} ns CPU)",
             f"  parts of the last   {', '.join(f'{k} {s}' for k, s in seconds.items())}",
             f"  peak memory         {found.peak_gib:.2f} GiB, of which {found.imported_gib:.2f} before the first row",

@@ -19,6 +19,8 @@ RUN = 64
 
 _DEVIATIONS = 4.0
 
+_BELOW = 1e-6
+
 
 @torch.no_grad()
 def bracket_from_clusters(
@@ -60,7 +62,9 @@ def bracket_from_clusters(
     if not math.isfinite(margin):
         return 0.0, LARGEST
     low, high = at(target + margin + lookahead), at(target - margin)
-    return (low if low < LARGEST else middle if middle < LARGEST else 0.0), high
+    low = low if low < LARGEST else middle if middle < LARGEST else 0.0
+    # A bracket is open at its lower end, where many users may tie.
+    return low * (1 - _BELOW), high
 
 
 def _variance(x: Tensor, parts: list[int]) -> float:

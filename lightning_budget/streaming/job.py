@@ -14,12 +14,14 @@ from pathlib import Path
 from lightning_budget.allocation.finish import Miss
 from lightning_budget.allocation.frontier import LARGEST
 from lightning_budget.allocation.search import Bracket
-from lightning_budget.allocation.shared_search import Decision, OpenShare, decide, spend_at
+from lightning_budget.allocation.shared_decision import Decision
+from lightning_budget.allocation.shared_search import decide, spend_at
+from lightning_budget.allocation.shared_users import OpenShare
 from lightning_budget.errors import InputError
 from lightning_budget.streaming import work
 from lightning_budget.streaming.batches import BATCH_ROWS
 from lightning_budget.streaming.duplicates import check_unique, unproved_pieces
-from lightning_budget.streaming.output import check_output, prepare, publish, write_certificate, write_partition
+from lightning_budget.streaming.output import POLICY, check_output, prepare, publish, write_certificate, write_partition
 from lightning_budget.streaming.predictions import Scorer
 from lightning_budget.streaming.progress import Rows, progress
 from lightning_budget.streaming.ranks import Ranks
@@ -44,6 +46,8 @@ class Request:
         allow_negative_cost: whether a treatment may earn currency.
         check_duplicates: whether a user in two rows is refused; if not, every row is a user.
         shown: whether this process shows its progress.
+        save_policy: given a path and the certificate, writes the policy that serves the allocation; it then stands at
+            :func:`lightning_budget.streaming.output.policy_path`.
     """
 
     output: Path
@@ -52,6 +56,7 @@ class Request:
     allow_negative_cost: bool = True
     check_duplicates: bool = True
     shown: bool = True
+    save_policy: Callable[[Path, dict[str, float | int]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,14 @@ def allocate_files(source: Source, scorer: Scorer, request: Request, ranks: Rank
         InputError: for anything amiss with input or request, in one line, in every process.
     """
     ranks = Ranks() if ranks is None else ranks
-    return _Job(source, scorer, request, ranks).run()
+    try:
+        return _Job(source, scorer, request, ranks).run()
+    except OSError as e:
+        raise InputError(
+            f"{request.output.parent} cannot be written: {e.strerror or e}",
+            "a folder with room for the output and about as much again",
+            "make room and run the same command again; it goes on where it stopped",
+        ) from e
 
 
 class _Job:
@@ -186,7 +198,7 @@ class _Job:
                         tell,
                     )
 
-            self.ranks.each(_on_disk(self.folder, scan))
+            self.ranks.each(scan)
         everyone = {n: footer for some in self.ranks.gather(found) for n, footer in some.items()}
         return [everyone[p.number] for p in self.source.pieces]
 
@@ -205,6 +217,7 @@ class _Job:
         share = OpenShare(
             bracket,
             lambda: (read_open(self._spool(p), footers[p.number], p.number) for p in self.mine),
+            sum(footers[p.number].open for p in self.mine),
             [x for p in self.mine for x in footers[p.number].spend],
             [x for p in self.mine for x in footers[p.number].worth],
         )
@@ -236,7 +249,7 @@ class _Job:
             room.mkdir(exist_ok=True)
             prepare(made, self.source)
 
-        self.ranks.first(_on_disk(self.folder, make_folders))
+        self.ranks.first(make_folders)
 
         def mark(index: int) -> Path:
             return done / f"{hashlib.blake2b(self.source.files[index].name.encode(), digest_size=12).hexdigest()}.json"
@@ -261,17 +274,19 @@ class _Job:
                     )
                     work.write_state(mark(index), {"seal": seal, "counts": counts[index]})
 
-            self.ranks.each(_on_disk(self.folder, write))
+            self.ranks.each(write)
 
         def finish() -> None:
             for file in self.source.files:
                 file.check_unchanged()
             if not self.source.single:
                 write_certificate(made, certificate)
+            if self.request.save_policy is not None:
+                self.request.save_policy(made / POLICY, certificate)
             publish(made, self.request.output, self.source.single)
             shutil.rmtree(self.folder / "spools")
 
-        self.ranks.first(_on_disk(self.folder, finish))
+        self.ranks.first(finish)
         everyone = [c for some in self.ranks.gather(list(counts.values())) for c in some]
         return Result(certificate, [sum(x) for x in zip(*everyone, strict=True)], passes, self.seconds)
 
@@ -295,19 +310,3 @@ def _moved(bracket: Bracket, miss: Miss, tries: int) -> Bracket:
     if miss.above:
         return high, LARGEST if tries > 3 else min(high + width, LARGEST)
     return 0.0 if tries > 3 else max(low - width, 0.0), min(miss.fits, high)
-
-
-def _on_disk(folder: Path, work_on: Callable[[], object]) -> Callable[[], object]:
-    """Tell in one line that the disk is full or cannot be written."""
-
-    def wrapped() -> object:
-        try:
-            return work_on()
-        except OSError as e:
-            raise InputError(
-                f"{folder.parent} cannot be written: {e.strerror or e}",
-                "a folder with room for the output and about as much again",
-                "make room and run the same command again; it goes on where it stopped",
-            ) from e
-
-    return wrapped

@@ -15,8 +15,7 @@ import pyarrow.parquet
 import torch
 from torch import Tensor
 
-from lightning_budget.allocation.policy import arms_at
-from lightning_budget.allocation.shared_search import Decision
+from lightning_budget.allocation.shared_decision import Decision
 from lightning_budget.atomic import atomic_path, sync_path
 from lightning_budget.errors import InputError
 from lightning_budget.streaming.batches import read_piece
@@ -25,7 +24,9 @@ from lightning_budget.streaming.progress import Rows
 from lightning_budget.streaming.source import Piece, Source
 from lightning_budget.streaming.spool import PLACE_BITS, Footer, read_blocks, read_open
 
-CERTIFICATE = "_certificate.json"
+CERTIFICATE, POLICY = "_certificate.json", "_policy.json"
+"""Beside the partitions; readers of a folder pass over names that begin so."""
+
 GROUP_ROWS = 1 << 20
 """Rows of a row group of the output."""
 
@@ -114,11 +115,18 @@ def prepare(made: Path, source: Source) -> None:
             path.unlink()
 
 
+def policy_path(output: Path, single: bool) -> Path:
+    """Where the policy of an output stands: in its folder, or beside its only file."""
+    return output.with_suffix(".policy.json") if single else output / POLICY
+
+
 def publish(made: Path, output: Path, single: bool) -> None:
     """Put the complete output in its place; an earlier one is there until the moment before."""
     if single:
         (file,) = (p for p in made.iterdir() if p.suffix == ".parquet")
         os.replace(file, output)
+        if (made / POLICY).exists():
+            os.replace(made / POLICY, policy_path(output, single))
     else:
         earlier = made.with_name("earlier")
         if output.exists():
@@ -178,10 +186,7 @@ def _decided(
 def _open_users(path: Path, footer: Footer, piece: Piece, decision: Decision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Row ``[m]``, arm, value and cost of the users whom the bracket left open, now decided."""
     block = read_open(path, footer, piece.number)
-    arm = arms_at(block.value, block.cost, decision.multiplier)
-    begin, end = (int(torch.searchsorted(decision.place, (piece.number + i) << PLACE_BITS)) for i in (0, 1))
-    filled = torch.searchsorted(block.place, decision.place[begin:end])
-    arm[filled] = decision.arm[begin:end]
+    arm = decision.arms(block)
     rows = block.place - (piece.number << PLACE_BITS)
     return rows, arm, block.value.gather(0, arm[None])[0], block.cost.gather(0, arm[None])[0]
 

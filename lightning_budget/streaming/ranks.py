@@ -20,7 +20,7 @@ PATIENCE = timedelta(days=7)
 
 
 class Ranks:
-    """A team, see :class:`lightning_budget.allocation.shared_search.Team`, that also works apart and fails together.
+    """A team, see :class:`lightning_budget.allocation.shared_users.Team`, that also works apart and fails together.
 
     Attributes:
         rank: of this process; size: how many there are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +124,20 @@ class Source:
         file = self.file_of(piece)
         return json.dumps([file.name, file.size, file.mtime_ns, piece.groups, piece.rows])
 
+    def fingerprint(self) -> str:
+        """Of all files, by their sizes and footers, which tell the least and the largest number of every column.
+
+        It is that of a copy too, and needs no second reading of what may be larger than memory.
+
+        Raises:
+            InputError: if a file cannot be read.
+        """
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{'' if self.single else Path(file.name).as_posix()}\0{file.size}\n".encode())
+            digest.update(_footer_bytes(file.path))
+        return digest.hexdigest()
+
     def label(self, piece: Piece) -> str:
         """A name for the piece's files in the work folder."""
         text = f"{self.file_of(piece).name}|{piece.groups[0]}"
@@ -222,6 +237,17 @@ def _footer(path: Path) -> tuple[tuple[int, ...], pa.Schema]:
         footer = file.metadata
         rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
         return rows, file.schema_arrow.remove_metadata()
+
+
+def _footer_bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(-8, os.SEEK_END)
+            size = int.from_bytes(file.read(4), "little")
+            file.seek(end - size)
+            return file.read(size)
+    except OSError as e:
+        raise unreadable(path, e) from e
 
 
 def _unlike(found: pa.Schema, first: pa.Schema) -> dict[str, str | None]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_budget.allocation.settled import Settled, arm_dtype
-from lightning_budget.allocation.shared_search import Block
+from lightning_budget.allocation.shared_users import Block
 
 _NUMPY = {torch.int8: np.int8, torch.int16: np.int16, torch.int64: np.int64}
 _FLOATS = {torch.float32: np.float32, torch.float64: np.float64}

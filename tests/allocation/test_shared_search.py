@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_budget.allocation import allocate, fill, search, shared_search
+from lightning_budget.allocation import allocate, fill, search, shared_fill, shared_search
 from lightning_budget.allocation.finish import Miss
 from lightning_budget.allocation.frontier import LARGEST
 from lightning_budget.allocation.policy import arms_at
 from lightning_budget.allocation.sampled_bracket import bracket_from_clusters
 from lightning_budget.allocation.settled import arm_dtype, settle
-from lightning_budget.allocation.shared_search import Block, Decision, OpenShare, decide, spend_at
+from lightning_budget.allocation.shared_decision import Decision
+from lightning_budget.allocation.shared_search import decide, spend_at
+from lightning_budget.allocation.shared_users import Block, OpenShare
 from tests.allocation.cases import PROBLEMS, Make, plain
 from tests.allocation.reference import budget_between, random_problem, recount
 
@@ -58,9 +60,10 @@ class Threads:
             t.start()
         for t in threads:
             t.join()
-        for r in results:
-            if isinstance(r, BaseException):
-                raise r
+        errors = [r for r in results if isinstance(r, BaseException)]
+        # The others only say that one of them is gone.
+        for error in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+            raise error
         return results
 
 
@@ -75,7 +78,7 @@ def share_of(value: Tensor, cost: Tensor, rows: Tensor, bracket: tuple[float, fl
     (part,) = settle(v, c, [bracket], arm)
     left = Block(v, c, key, rows).select(part.rows)
     cuts = [torch.arange(len(left.key))[i : i + cut] for i in range(0, max(len(left.key), 1), cut)]
-    return OpenShare(bracket, lambda: (left.select(i) for i in cuts), part.spend, part.worth)
+    return OpenShare(bracket, lambda: (left.select(i) for i in cuts), len(left.key), part.spend, part.worth)
 
 
 def solve(
@@ -94,14 +97,20 @@ def solve(
 
 
 def arms_of(found: Decision, value: Tensor, cost: Tensor) -> Tensor:
-    arm = arms_at(value.T, cost.T, found.multiplier)
-    arm[found.place] = found.arm
-    return arm
+    rows = torch.arange(len(value))
+    return found.arms(Block(value.T, cost.T, keys_of(len(value)), rows))
 
 
 @pytest.fixture(autouse=True)
 def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "FINISH_USERS", 40)
+    patient(monkeypatch, 7)
+
+
+def patient(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """How many steps the fill passes over."""
+    for module in (fill, search, shared_fill, shared_search):
+        monkeypatch.setattr(module, "PATIENCE", steps)
 
 
 @pytest.mark.parametrize("make", PROBLEMS)
@@ -120,8 +129,7 @@ def test_equals_everyone_in_one_place(make: Make, share: float, ranks: int, most
 
 
 def test_few_meet_where_slopes_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "PATIENCE", 4)
-    monkeypatch.setattr(shared_search, "PATIENCE", 4)
+    patient(monkeypatch, 4)
     value, cost = random_problem(3, 4000, 4)
     gathered = []
     original = shared_search.search
@@ -180,3 +188,124 @@ def test_a_bracket_of_a_budget_below_the_sample_s_least_spend_reaches_to_the_end
     low, high = bracket_from_clusters(value.T, cost.T, [200] * 10, 20, 1999.0 * 2, 4000)
     assert high == LARGEST
     assert low < LARGEST
+
+
+def one_step(cost: Tensor, slope: float = 2.0) -> tuple[Tensor, Tensor]:
+    """A free control and one arm of that cost ``[N]``, all of one slope."""
+    both = torch.stack([torch.zeros_like(cost), cost], 1).double()
+    return slope * both, both
+
+
+def uneven_costs() -> tuple[Tensor, Tensor]:
+    return one_step(torch.rand(400, generator=torch.Generator().manual_seed(0)).double())
+
+
+def grid_costs() -> tuple[Tensor, Tensor]:
+    return one_step(torch.randint(1, 9, (400,), generator=torch.Generator().manual_seed(1)).double() / 4)
+
+
+def equal_costs() -> tuple[Tensor, Tensor]:
+    return one_step(torch.ones(400))
+
+
+def few_are_dear() -> tuple[Tensor, Tensor]:
+    """Hundreds of cheap steps still fit after a dear one did not."""
+    cost = 0.01 * (1 + torch.rand(400, generator=torch.Generator().manual_seed(2)).double())
+    cost[::40] *= 400
+    return one_step(cost)
+
+
+def two_slopes() -> tuple[Tensor, Tensor]:
+    """Half of the users have a step of slope 3 and then one of slope 2, the others the first one only."""
+    price = torch.randint(1, 9, (400, 1), generator=torch.Generator().manual_seed(3)).double()
+    cost = price * torch.tensor([[0.0, 1.0, 2.0]])
+    value = price * torch.tensor([[0.0, 3.0, 5.0]])
+    value[::2, 2] = -1
+    return value, cost
+
+
+def on_one_line() -> tuple[Tensor, Tensor]:
+    """Slopes between arms differ in their last bits, and users have several steps of one slope."""
+    _, cost = random_problem(12, 400, 5)
+    return 0.3 * cost, cost
+
+
+TIED = [uneven_costs, grid_costs, equal_costs, few_are_dear, two_slopes, on_one_line]
+
+
+@pytest.mark.parametrize(("share", "patience"), [(0.02, 5), (0.5, 5), (0.5, 1024), (0.97, 5)])
+@pytest.mark.parametrize("make", TIED)
+def test_ties_are_filled_in_the_order_of_the_key(
+    make: Make, share: float, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient(monkeypatch, patience)
+    monkeypatch.setattr(shared_search, "MOST_KEPT", 400)
+    met: list[int] = []
+    _count_gathered(met, monkeypatch)
+    value, cost = make()
+    budget = budget_between(cost, value, share)
+    expected = allocate(value, cost, budget, key=keys_of(len(value)))
+    for ranks in (1, 2, 4):
+        found, _ = solve(value, cost, budget, (0.0, LARGEST), ranks, 60)
+        assert isinstance(found, Decision)
+        assert torch.equal(arms_of(found, value, cost), expected.assignment.long())
+        assert found.certificate(400, budget) == expected.certificate()
+        assert len(found.place) <= patience + 1
+    # Of one process; a user's steps of one slope stay together.
+    assert max(met) <= 60 + 4
+
+
+def test_few_steps_meet_where_all_users_tie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but a bin of the key are taken or left by a histogram; the last steps need no second look."""
+    patient(monkeypatch, 4)
+    looks: list[int] = []
+    _count_gathered(looks, monkeypatch)
+    value, cost = uneven_costs()
+    solve(value, cost, budget_between(cost, value, 0.5), (1.0, 3.0), 1, 60)
+    assert len(looks) == 1
+    assert looks[0] <= 16
+
+
+@pytest.mark.parametrize("same", [10, 10**6])
+def test_users_with_one_key_go_by_their_place(same: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch, 5)
+    key = torch.arange(400) // same
+    monkeypatch.setitem(globals(), "keys_of", lambda users: key)
+    value, cost = uneven_costs()
+    budget = budget_between(cost, value, 0.4)
+    found, _ = solve(value, cost, budget, (0.0, LARGEST), 3, 30)
+    assert isinstance(found, Decision)
+    assert torch.equal(arms_of(found, value, cost), allocate(value, cost, budget, key=key).assignment.long())
+
+
+def test_a_fill_that_looks_below_the_bracket_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    value, cost = two_slopes()
+    free = recount(cost, torch.ones(400))
+    # All but one step of slope 3 fit: nobody of slope 2 is in sight.
+    found, _ = solve(value, cost, free - 0.5, (2.5, 3.5), 2, 30)
+    assert isinstance(found, Miss)
+    assert not found.above
+    assert found.fits == 3.0
+
+
+def test_a_sample_of_users_who_tie_gives_a_bracket_that_holds_them() -> None:
+    value, cost = grid_costs()
+    low, high = bracket_from_clusters(value.T, cost.T, [40] * 10, 20, 400.0, 800)
+    assert low < 2.0 <= high
+
+
+def _count_gathered(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and users that one process brings at a time."""
+    together, walked = shared_search.search, shared_fill._next
+
+    def counted_search(users: Any, *args: Any, **options: Any) -> Any:
+        counts.append(users.value.shape[1])
+        return together(users, *args, **options)
+
+    def counted_next(*args: Any) -> Any:
+        found = walked(*args)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(shared_search, "search", counted_search)
+    monkeypatch.setattr(shared_fill, "_next", counted_next)

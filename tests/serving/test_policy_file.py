@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
-from serving_cases import batch, case, run_without
+from random_trials import random_schema, random_statistics, random_table
+from serving_cases import batch, case, run_without, trained, write_checkpoint
 
 from lightning_budget.allocation import (
     ArrivalCurve,
@@ -22,8 +25,11 @@ from lightning_budget.allocation import (
     SlopeSketch,
 )
 from lightning_budget.errors import InputError
+from lightning_budget.parquet import read_users, write_users
 from lightning_budget.serving import ServingModel, load, load_policy, save, save_policy
+from lightning_budget.training.export import load_model
 from lightning_budget.training.serving_export import serving_inputs
+from scripts import allocate, export
 
 FOREIGN = "torchrec fbgemm_gpu lightning pytorch_lightning hydra omegaconf torchmetrics pyarrow wandb rich tensordict"
 ORIGIN = PolicyOrigin(
@@ -138,3 +144,47 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         load_policy(path)
     with pytest.raises(InputError, match="cannot be written"):
         save_policy(POLICY, tmp_path / "nowhere" / "policy.json")
+
+
+def test_of_an_allocation_by_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema, statistics = random_schema(), random_statistics()
+    ckpt, given, output = tmp_path / "best.ckpt", tmp_path / "users.parquet", tmp_path / "out.parquet"
+    write_checkpoint(trained(schema, statistics), schema, statistics, ckpt)
+    write_users(random_table(200), schema, given)
+
+    def allocated(*overrides: str) -> PricePolicy:
+        arguments = [
+            f"ckpt={ckpt}",
+            f"input={given}",
+            f"output={output}",
+            "accelerator=cpu",
+            "check_duplicates=false",
+            *overrides,
+        ]
+        monkeypatch.setattr(sys, "argv", ["allocate.py", *arguments])
+        allocate.main()
+        policy = load_policy(tmp_path / "out.policy.json")
+        assert isinstance(policy, PricePolicy)
+        return policy
+
+    users = read_users(given, schema)[0].batch(torch.arange(200))
+    with torch.no_grad():
+        prediction = load_model(ckpt)(users.dense, users.sparse)
+    least = float(prediction.cost.double().amin(1).sum())
+    free = float(prediction.cost.double().gather(1, prediction.value.argmax(1)[:, None]).sum())
+    budget = max(least, 0.0) + 0.3 * (free - least)
+    policy = allocated(f"budget={budget}")
+    assert policy.treatments == schema.treatments
+    assert policy.origin is not None
+    assert policy.origin.checkpoint == CheckpointSource.of(ckpt)
+    assert policy.origin.data.name == str(given)
+    chosen = torch.tensor(pyarrow.parquet.read_table(output)["treatment"].to_pylist())
+    served = policy(prediction.value, prediction.cost)
+    # The fill gives a few users more than the policy would.
+    assert 0 <= int((served != chosen).sum()) < 10
+    assert len(served.unique()) > 1
+    monkeypatch.setattr(
+        sys, "argv", ["export.py", f"ckpt={ckpt}", f"policy={tmp_path / 'out.policy.json'}", "formats=[plain]"]
+    )
+    export.main()
+    assert load(tmp_path / "export" / "model.pt").policy == policy

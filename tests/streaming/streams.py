@@ -109,13 +109,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 def processes(size: int, jobs: list[dict[str, Any]], folder: Path, timeout: float = 120) -> list[tuple[int, str]]:
     """Exit code and output of every rank of jobs run one after another, see ``rank.py``."""
     described = folder / f"jobs-{size}.json"
     described.write_text(json.dumps(jobs))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     started = []
     for rank in range(size):
         place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

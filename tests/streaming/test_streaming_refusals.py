@@ -17,7 +17,7 @@ import torch
 from streams import Small, arms, contents, expected_arms, run
 
 from lightning_budget.errors import InputError
-from lightning_budget.streaming import duplicates, job, scan, spool
+from lightning_budget.streaming import duplicates, job, scan, spool, work
 from lightning_budget.streaming.work import work_folder
 
 pytestmark = pytest.mark.usefixtures("little")
@@ -167,7 +167,7 @@ def test_users_without_a_name(refused: Callable[..., str], folder: Path) -> None
     assert f"{later}: column 'user_id' names no user in 1 rows" in refused()
 
 
-@pytest.mark.parametrize("where", ["scan", "write"])
+@pytest.mark.parametrize("where", ["sample", "scan", "check", "write", "policy"])
 def test_a_full_disk(
     where: str,
     refused: Callable[..., str],
@@ -177,8 +177,19 @@ def test_a_full_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
+
+    def raise_full(*_: Any, **__: Any) -> None:
+        raise full
+
     with monkeypatch.context() as patch:
-        if where == "scan":
+        changes: dict[str, Any] = {}
+        if where == "sample":
+            patch.setattr(work, "write_state", raise_full)
+        elif where == "check":
+            patch.setattr(duplicates.np, "save", raise_full)
+        elif where == "policy":
+            changes["save_policy"] = raise_full
+        elif where == "scan":
             add = spool.SpoolWriter.add
 
             def failing(self: spool.SpoolWriter, *args: Any) -> None:
@@ -188,24 +199,20 @@ def test_a_full_disk(
 
             patch.setattr(scan.SpoolWriter, "add", failing)
         else:
-
-            def full_disk(self: Any, *_: Any, **__: Any) -> None:
-                raise full
-
-            patch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full_disk)
-        assert "cannot be written: No space left on device" in refused()
-    work = work_folder(tmp_path / "out")
-    assert not list(work.rglob("*.part"))
-    assert not list(work.rglob("*.tmp*"))
+            patch.setattr(pyarrow.parquet.ParquetWriter, "write_table", raise_full)
+        assert "cannot be written: No space left on device" in refused(**changes)
+    left = work_folder(tmp_path / "out")
+    assert not list(left.rglob("*.part"))
+    assert not list(left.rglob("*.tmp*"))
     run(folder, tmp_path / "out", users.budget)
     assert arms(tmp_path / "out") == expected_arms(users)
-    assert not work.exists()
+    assert not left.exists()
 
 
 def test_two_jobs_with_one_output(refused: Callable[..., str], users: Small, folder: Path, tmp_path: Path) -> None:
-    work = work_folder(tmp_path / "out")
-    work.mkdir()
-    with open(work / "lock", "w+") as lock:
+    left = work_folder(tmp_path / "out")
+    left.mkdir()
+    with open(left / "lock", "w+") as lock:
         lock.write("process 17 on a machine")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -213,7 +220,7 @@ def test_two_jobs_with_one_output(refused: Callable[..., str], users: Small, fol
     assert "is being written by process 17 on a machine; allowed: one job at a time" in error
     # Its process is gone: the lock is there, and nobody holds it.
     run(folder, tmp_path / "out", users.budget)
-    assert not work.exists()
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("change", ["rewritten", "removed"])

@@ -12,9 +12,10 @@ from torch import Tensor
 from lightning_budget.allocation.constrained.full_pass import FullPass, full_pass, leads
 from lightning_budget.allocation.constrained.newton import follow_path
 from lightning_budget.allocation.constrained.rows import Block, Rows
+from lightning_budget.allocation.constrained.sample import draw
 from lightning_budget.allocation.constrained.scale import Scale, untied
 from lightning_budget.allocation.constrained.smooth import smooth_dual
-from lightning_budget.allocation.constrained.ties import by_hash, lowest_hashes
+from lightning_budget.allocation.constrained.vertex import Vertex
 
 SAMPLE_USERS = 1 << 14
 """Users drawn for a first guess; problems up to twice as large are solved whole."""
@@ -32,6 +33,11 @@ WARM, COLD = 1e-2, 1e-9
 _DEVIATIONS = 4.0
 _NARROWER, _WIDER = 0.25, 2.0
 _DRAWS = 24
+
+_FEW_LIMITS = 64
+"""From vertex to vertex takes some steps for each limit; along the path there are no more of them for many."""
+
+_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -78,20 +84,20 @@ def solve_dual(rows: Rows, upper: float = 1e4, most_passes: int = 5, tolerance: 
     users, groups = rows.users, max(rows.sizes, default=1)
     drawn = max(SAMPLE_USERS, USERS_PER_GROUP * groups)
     whole = users <= 2 * drawn
-    sample = by_hash(rows.key) if whole else lowest_hashes(rows.key, drawn)
-    block = rows.block(sample)
+    sample = draw(rows, users if whole else drawn)
+    block = sample.block(rows)
     scale = Scale.of(block, rows.constraint)
-    block = untied(scale.shrink(replace(block, limit=block.limit * (len(sample) / users))), rows.key[sample])
+    block = untied(scale.shrink(block), rows.key[sample.users])
     path = follow_path(block, torch.ones_like(block.limit), 1.0, COLD, upper)
     visits, price = path.visits, path.multiplier
-    error = _standard_error(block, path.multiplier)
+    error = _standard_error(block, path.multiplier, torch.ones_like(sample.chance) if whole else 1 - sample.chance)
     most_open = max(ENOUGH_OPEN, OPEN_ENTRIES // (rows.arms * (len(rows.sizes) + 1)))
-    reach = _reach(block, price, error, users, most_open)
+    reach = _reach(block, price, error, users, most_open, sample.chance)
     if whole:
         reach = math.inf if users <= ENOUGH_OPEN else reach
     best: _Point | None = None
     model: FullPass | None = None
-    reached, passes = -math.inf, 0
+    reached, passes = -math.inf, sample.passes
     width = 3 * reach * error if reach < math.inf else torch.full_like(error, upper)
     width = torch.maximum(width, 0.5 + 0.5 * price)
     while True:
@@ -108,8 +114,14 @@ def solve_dual(rows: Rows, upper: float = 1e4, most_passes: int = 5, tolerance: 
         low, high = (best.price - width).clamp(min=0), (best.price + width).clamp(max=upper)
         block = rows.block(model.open)
         block = untied(scale.shrink(replace(block, limit=block.limit - model.settled)), rows.key[model.open])
-        path = follow_path(replace(block, value=block.scores(low)), best.price - low, WARM, COLD, high - low)
-        visits, price = visits + path.visits, path.multiplier + low
+        shifted = replace(block, value=block.scores(low))
+        if len(low) <= _FEW_LIMITS:
+            vertex = Vertex(shifted, best.price - low, high - low)
+            seen, price = vertex.minimise(_STEPS) * len(model.open), vertex.price + low
+        else:
+            path = follow_path(shifted, best.price - low, WARM, COLD, high - low)
+            seen, price = path.visits, path.multiplier + low
+        visits += seen
         if bool(((price < high - 0.01 * width) & ((price > low + 0.01 * width) | (low == 0))).all()):
             reached = max(reached, model.least(rows, scale.multiplier(price)))
         reach = _reach(block, price, error, len(model.open), min(most_open, 4 * ENOUGH_OPEN))
@@ -129,27 +141,40 @@ def _joined(rows: Rows, model: FullPass, best: FullPass, last: FullPass, most: i
     return last.opened(rows, more) if int(more.sum()) + len(last.open) <= most else model
 
 
-def _reach(block: Block, price: Tensor, error: Tensor, users: int, most: int) -> float:
+def _reach(
+    block: Block, price: Tensor, error: Tensor, users: int, most: int, chance: Tensor | None = None
+) -> float:
     """Standard errors that leave enough users open to hold the truth and to repair with, and not too many."""
-    lead = leads(block, block.scores(price), error).sort().values
-    lead = lead[: max(1, int(torch.isfinite(lead).sum()))]
-    likely = float((lead < _DEVIATIONS).double().mean())
+    lead = leads(block, block.scores(price), error)
+    some = torch.isfinite(lead)
+    if not bool(some.any()):
+        return float(lead[0])
+    lead, order = lead[some].sort()
+    # Each user of a sample stands for one over its chance.
+    weight = torch.ones_like(lead) if chance is None else 1 / chance[some][order]
+    counted = weight.cumsum(0) / weight.sum()
+    likely = float((weight * (lead < _DEVIATIONS)).sum() / weight.sum())
     share = min(max(likely, ENOUGH_OPEN / users), most / users, 1.0)
-    at = min(int(share * len(lead)), len(lead) - 1)
+    at = min(int((counted <= share).sum()), len(lead) - 1)
     return float(lead[at])
 
 
-def _standard_error(block: Block, price: Tensor) -> Tensor:
-    """``[P]``: spread of the multipliers over samples: the usage is redrawn with random weights and solved for."""
+def _standard_error(block: Block, price: Tensor, missing: Tensor) -> Tensor:
+    """``[P]``: spread of the multipliers over samples: the usage is redrawn with random weights and solved for.
+
+    Args:
+        missing: ``[n]``, one minus the chance with which each user was drawn.
+    """
     if not len(price):
         return price
     dual = smooth_dual(block, price, WARM)
     given = block.given(block.scores(price).argmax(dim=0))
+    given = (given - given.mean(dim=1, keepdim=True)) * missing.sqrt()
     generator = torch.Generator().manual_seed(0)
     ridge = WARM / price.square()
     total = torch.zeros_like(price)
     for _ in range(_DRAWS):
         weight = torch.randn(given.shape[1], dtype=torch.float64, generator=generator).to(price.device)
-        total += dual.newton(block.used((given - given.mean(dim=1, keepdim=True)) * weight), ridge).square()
+        total += dual.newton(block.used(given * weight), ridge).square()
     # Never nothing: a limit that did not bind in the sample may bind for all.
     return (total / _DRAWS).sqrt().clamp(min=1e-6)

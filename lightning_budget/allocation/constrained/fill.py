@@ -24,16 +24,17 @@ def fill(state: Assignment, price: Tensor, enough: float) -> None:
         enough: value of the block at which to stop.
     """
     score = state.block.scores(price)
+    take_singles(state, score)
+    for _ in range(_PAIRS):
+        if state.worth >= enough or not _take_pair(state, score):
+            break
+
+
+def take_singles(state: Assignment, score: Tensor) -> None:
+    """Moves of one user each that fit and gain, those that lose least of ``score [K, n]`` first."""
     for _ in range(_ROUNDS):
         if not _take_single(state, score):
             break
-    for _ in range(_PAIRS):
-        if _worth(state) >= enough or not _take_pair(state, score):
-            break
-
-
-def _worth(state: Assignment) -> float:
-    return float(state.block.value.gather(0, state.treatment[None]).sum())
 
 
 def _take_single(state: Assignment, score: Tensor) -> bool:

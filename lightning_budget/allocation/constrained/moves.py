@@ -34,6 +34,11 @@ class Assignment:
         return not bool((self.excess > self.rounding).any())
 
     @property
+    def worth(self) -> float:
+        """Value of all users of the block."""
+        return float(self.block.value.gather(0, self.treatment[None]).sum())
+
+    @property
     def rounding(self) -> Tensor:
         """``[P]``: what sums of this size may differ by."""
         return ROUNDING * (1 + self.block.limit.abs())

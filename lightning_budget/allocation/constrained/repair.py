@@ -14,7 +14,7 @@ _ROUNDS = 400
 _GROWTH = 1.5
 
 
-def repair(block: Block, price: Tensor, treatment: Tensor) -> Assignment:
+def repair(block: Block, price: Tensor, treatment: Tensor, rounds: int = _ROUNDS) -> Assignment:
     r"""Move users until every limit holds, at least loss of Lagrangean value for the violation each move removes.
 
     .. math:: \min \frac{s_{i,\text{now}} - s_{ij}}{\text{violation removed}},
@@ -27,6 +27,7 @@ def repair(block: Block, price: Tensor, treatment: Tensor) -> Assignment:
         block: units of which a typical user's value and usage are about 1.
         price: ``[P]`` multipliers.
         treatment: ``[n]`` int64 to start from.
+        rounds: most lists of moves.
 
     Returns:
         Assignment: the best found; its violation is above 0 where the search failed.
@@ -38,7 +39,7 @@ def repair(block: Block, price: Tensor, treatment: Tensor) -> Assignment:
     weight = torch.ones_like(block.limit)
     score = block.scores(price)
     best, least = state.treatment, math.inf
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         missed = state.violation(torch.ones_like(weight))
         if missed < least:
             best, least = state.treatment, missed

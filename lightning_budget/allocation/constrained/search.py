@@ -29,7 +29,7 @@ def search(state: Assignment, price: Tensor, enough: float) -> None:
     Source:
         Glover, Kochenberger 1996, doi:10.1007/978-1-4613-1361-8_25 (oscillation around the limits).
     """
-    start = float(state.block.value.gather(0, state.treatment[None]).sum())
+    start = state.worth
     if state.fits and start >= enough:
         return
     chains = _Chains(state, price)

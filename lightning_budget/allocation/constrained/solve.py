@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation.constrained.branch import branch
 from lightning_budget.allocation.constrained.dual import DualSolution, solve_dual
 from lightning_budget.allocation.constrained.fill import fill
 from lightning_budget.allocation.constrained.full_pass import FullPass, all_leads, full_pass
@@ -24,6 +25,9 @@ from lightning_budget.allocation.constrained.sums import GroupSums
 
 _ENOUGH = 3e-6
 """Relative gap at which the search for better whole users stops."""
+
+_WIDE = 4e-4
+"""Relative gap above which large users are settled by branch and bound."""
 
 _POOR = 1e-3
 
@@ -147,10 +151,14 @@ def _move(rows: Rows, solved: DualSolution, policy: FullPass) -> _Found | None:
     for _ in range(3):
         block = untied(scale.shrink(replace(full, limit=full.limit - settled - inset)), rows.key[users])
         state = repair(block, price, treatment[users])
-        enough = hard_dual(block, price) - _ENOUGH * abs(solved.last.bound) / scale.value
+        bound, unit = hard_dual(block, price), abs(solved.last.bound) / scale.value
         if state.fits:
-            fill(state, price, enough)
-        search(state, price, enough)
+            fill(state, price, bound - _ENOUGH * unit)
+        search(state, price, bound - _ENOUGH * unit)
+        if not state.fits or state.worth < bound - _WIDE * unit:
+            branch(state, price, bound - _WIDE * unit)
+            if state.fits:
+                fill(state, price, bound - _ENOUGH * unit)
         if not state.fits:
             return None
         whole = treatment.index_copy(0, users, state.treatment)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_budget.allocation import together
 from lightning_budget.allocation.chunks import user_chunks
 from lightning_budget.allocation.finish import Found, Miss, OpenUsers, finish
 from lightning_budget.allocation.frontier import LARGEST
+from lightning_budget.allocation.policy import arms_at
 from lightning_budget.allocation.problem import check_feasible, check_finite, check_shapes
 from lightning_budget.allocation.search import Bracket, few_enough, guessed, inside, search
 from lightning_budget.allocation.settled import settle
@@ -73,18 +75,43 @@ def critical_multipliers(
     if few_enough(len(value)) or not totals:
         check_finite(value, cost)
         return [_found(finish(users, total, leftover=False), cost, totals).multiplier for total in totals]
-    brackets = guessed(users, totals) if brackets is None else brackets
-    found = []
-    for total, part in zip(totals, settle(users.value, users.cost, brackets), strict=True):
+    found: list[float | None] = [None] * len(totals)
+    if together.usable(users.value, len(totals)):
+        found = _together(users, totals, brackets)
+        brackets = None
+    rest = [i for i, multiplier in enumerate(found) if multiplier is None]
+    if brackets is None and rest:
+        brackets = guessed(users, [totals[i] for i in rest])
+    parts = settle(users.value, users.cost, brackets) if rest and brackets else []
+    for i, part in zip(rest, parts, strict=True):
         if not part.finite:
             check_finite(value, cost)
         few = len(part.rows) <= len(value) // 2
         left = inside(users, part)
-        one = search(left, total, leftover=False) if few else finish(left, total, leftover=False)
+        one = search(left, totals[i], leftover=False) if few else finish(left, totals[i], leftover=False)
         if isinstance(one, Miss):
-            one = search(users, total, leftover=False)
-        found.append(_found(one, cost, totals).multiplier)
-    return found
+            one = search(users, totals[i], leftover=False)
+        found[i] = _found(one, cost, totals).multiplier
+    return [multiplier for multiplier in found if multiplier is not None]
+
+
+def _together(users: OpenUsers, totals: list[float], brackets: list[Bracket] | None) -> list[float | None]:
+    """The multipliers that one curve of the spend shows, and those of budgets that do not bind."""
+    if brackets is None:
+        targets = [total / users.value.shape[1] for total in totals]
+        brackets = together.brackets_together(users.value, users.cost, targets)
+    found = together.multipliers_together(users, totals, brackets)
+    if None not in found:
+        return found
+    free = _spent_when_free(users)
+    return [0.0 if one is None and total >= free else one for one, total in zip(found, totals, strict=True)]
+
+
+def _spent_when_free(users: OpenUsers) -> float:
+    """What all spend at multiplier 0; NaN if a number is not finite."""
+    (part,) = settle(users.value, users.cost, [(0.0, 0.0)])
+    left = inside(users, part)
+    return left.spent(arms_at(left.value, left.cost, 0.0)) if part.finite else math.nan
 
 
 def all_users(value: Tensor, cost: Tensor, key: Tensor | None) -> OpenUsers:

@@ -118,10 +118,10 @@ def _critical(users: OpenUsers, total: float, steps: Steps, at_high: Tensor) -> 
     def fits(i: int) -> bool:
         return users.spent(arms_at(users.value, users.cost, float(candidates[i]))) <= total
 
-    return float(candidates[_last_true(fits, guess, len(candidates))])
+    return float(candidates[last_true(fits, guess, len(candidates))])
 
 
-def _last_true(test: Callable[[int], bool], guess: int, size: int) -> int:
+def last_true(test: Callable[[int], bool], guess: int, size: int) -> int:
     """Largest index in ``[0, size)`` that passes, given that 0 does and that none passes after one that fails."""
     low, high, step = 0, size, 1
     while high - low > 1:

@@ -19,7 +19,10 @@ MOST_USERS = 1 << 17
 _RUN = 64
 """Neighbours drawn together: memory comes in lines."""
 
-_COARSE_DEVIATIONS, _DEVIATIONS = 6.0, 4.0
+COARSE = 64
+"""Runs of a first look."""
+
+COARSE_DEVIATIONS, DEVIATIONS = 6.0, 4.0
 
 
 def sample_size(users: int, budgets: int) -> int:
@@ -38,28 +41,30 @@ def brackets_from_sample(
     Args:
         value, cost: ``[K, N]``; targets: B, currency per user.
     """
-    runs = max(sample_size(value.shape[1], len(targets)) // _RUN, 4)
-    run = min(_RUN, value.shape[1])
-    v, c = _drawn(value, cost, runs, run)
-    if len(targets) == 1 and runs > 256:
-        coarse = 64 * run
-        ((low, high),) = _read(v[:, :coarse], c[:, :coarse], targets, low, high, _COARSE_DEVIATIONS, run)
-    return _read(v, c, targets, low, high, _DEVIATIONS, run)
+    v, c, run = drawn(value, cost, len(targets))
+    if len(targets) == 1 and v.shape[1] > 4 * COARSE * run:
+        coarse = COARSE * run
+        ((low, high, _),) = read(v[:, :coarse], c[:, :coarse], targets, low, high, COARSE_DEVIATIONS, run)
+    return [(low, high) for low, high, _ in read(v, c, targets, low, high, DEVIATIONS, run)]
 
 
-def _drawn(value: Tensor, cost: Tensor, runs: int, run: int) -> tuple[Tensor, Tensor]:
+def drawn(value: Tensor, cost: Tensor, budgets: int) -> tuple[Tensor, Tensor, int]:
+    """Value and cost ``[K, m]`` of some users for so many budgets, and how many neighbours stand together."""
     users = value.shape[1]
+    runs = max(sample_size(users, budgets) // _RUN, 4)
+    run = min(_RUN, users)
     generator = torch.Generator().manual_seed(users)
     starts = torch.randint(users - run + 1, (runs,), generator=generator)
     rows = (starts[:, None] + torch.arange(run)).reshape(-1).to(value.device)
     if value.stride(1) != 1:  # users first: whole rows
-        return value.T[rows].T, cost.T[rows].T
-    return value.index_select(1, rows), cost.index_select(1, rows)
+        return value.T[rows].T, cost.T[rows].T, run
+    return value.index_select(1, rows), cost.index_select(1, rows), run
 
 
-def _read(
+def read(
     v: Tensor, c: Tensor, targets: list[float], low: float, high: float, deviations: float, run: int
-) -> list[tuple[float, float]]:
+) -> list[tuple[float, float, float]]:
+    """For each target a bracket, so many standard deviations wide, and the deviation of the mean of one run."""
     users = v.shape[1]
     arm = torch.empty(users, dtype=arm_dtype(len(v)), device=v.device)
     (part,) = settle(v, c, [(low, high)], arm)
@@ -72,12 +77,13 @@ def _read(
         taken = max(_past(spend, target), 0)
         at = paid.index_add(0, part.rows[steps.user[:taken]], steps.price[:taken])
         by_run = at.view(-1, run).mean(1)
-        margin = deviations * float(by_run.std()) / math.sqrt(len(by_run)) + 2 * float(spend[-1] - spend[0]) / users
+        deviation = float(by_run.std())
+        margin = deviations * deviation / math.sqrt(len(by_run)) + 2 * float(spend[-1] - spend[0]) / users
         if not math.isfinite(margin):
-            found.append((low, high))
+            found.append((low, high, math.inf))
             continue
         dear, cheap = _past(spend, target + margin), _past(spend, target - margin)
-        found.append((_slope(steps.slope, dear, low, high), _slope(steps.slope, cheap, low, high)))
+        found.append((_slope(steps.slope, dear, low, high), _slope(steps.slope, cheap, low, high), deviation))
     return found
 
 

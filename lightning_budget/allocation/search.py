@@ -20,6 +20,9 @@ FINISH_USERS = 1 << 14
 _WIDENINGS = 4
 """Tries before a bracket is given up and reaches to the end of what is known."""
 
+_MIDDLE = 0.03125
+"""Part of a guessed bracket where the multiplier is looked for first among the users that the whole of it leaves."""
+
 Bracket = tuple[float, float]
 
 
@@ -38,13 +41,15 @@ def search(users: OpenUsers, total: float, leftover: bool, guess: Bracket | None
     if few_enough(n):
         return finish(users, total, leftover)
     low, high = guess if guess is not None else guessed(users, [total])[0]
-    if leftover and guess is None and users.high < LARGEST:
+    if leftover and users.high < LARGEST:
         # The fill looks past the multiplier, at the steps of about as many users as it is patient.
         low -= 2 * PATIENCE / n * (users.high - users.low)
     low, high = min(max(low, users.low), users.high), max(min(high, users.high), users.low)
     tries = 0
     while True:
-        found = _within(users, total, leftover, (low, high))
+        # What was right for all users is thought to be near for those left, too.
+        middle = _middle(guess) if guess is not None and tries == 0 else None
+        found = _within(users, total, leftover, (low, high), middle)
         if isinstance(found, Found):
             return found
         tries += 1
@@ -81,7 +86,15 @@ def inside(users: OpenUsers, part: Settled) -> OpenUsers:
     )
 
 
-def _within(users: OpenUsers, total: float, leftover: bool, bracket: Bracket) -> Found | Miss:
+def _middle(bracket: Bracket) -> Bracket:
+    low, high = bracket
+    rim = 0.5 * (1 - _MIDDLE) * (high - low)
+    return low + rim, high - rim
+
+
+def _within(
+    users: OpenUsers, total: float, leftover: bool, bracket: Bracket, next_guess: Bracket | None
+) -> Found | Miss:
     n = users.value.shape[1]
     arm = torch.empty(n, dtype=arm_dtype(len(users.value)), device=users.value.device)
     (part,) = settle(users.value, users.cost, [bracket], arm)
@@ -90,7 +103,7 @@ def _within(users: OpenUsers, total: float, leftover: bool, bracket: Bracket) ->
     left = inside(users, part)
     few = len(part.rows) <= n // 2
     # Many users share one slope: no bracket separates them, sorting does.
-    found = search(left, total, leftover) if few else finish(left, total, leftover)
+    found = search(left, total, leftover, next_guess) if few else finish(left, total, leftover)
     if isinstance(found, Miss):
         return found
     arm[part.rows] = found.arm.to(arm.dtype)

@@ -11,7 +11,7 @@ from lightning_budget.allocation.frontier import LARGEST
 from lightning_budget.allocation.settled import Settled, tie_of
 from lightning_budget.allocation.summation import split_parts
 
-PIECE = 1 << 15
+PIECE = 1 << 16
 """Users on a CPU whose scores stay in cache."""
 
 DEVICE_PIECE = 1 << 21
@@ -68,7 +68,7 @@ class _Scratch:
         self._of = [like.new_empty(size) for _ in range(11)]
         self.paid, self.worth = self._of[0], self._of[1]
         self._extra = like.new_empty(size)
-        self._better = like.new_empty(size, dtype=torch.bool)
+        self._number = like.new_empty(size)
 
     def bring_in(self, value: Tensor, cost: Tensor, start: int, n: int) -> tuple[Tensor, Tensor]:
         """Value and cost ``[K, n]`` contiguous over users: the input itself where it is."""
@@ -105,43 +105,50 @@ class _Scratch:
         """
         n = v.shape[1]
         paid, worth, _, _, score, score_low, best, second, best_low, second_low, at_low = (x[:n] for x in self._of)
-        better = self._better[:n]
         tie, tiny, smallest = tie_of(v.element_size())
         cheapest, most = high >= LARGEST, torch.finfo(v.dtype).max
         # Products of a tiny multiplier lose their precision, a huge one is none; NaN leads nowhere clearly.
         low, high = (end if end == 0 or smallest <= end <= most else math.nan for end in (low, high))
-        for j in range(len(v)):
+
+        def scores(j: int) -> None:
             if cheapest:
                 torch.neg(c[j], out=score)
             else:
                 torch.sub(v[j], c[j], alpha=high, out=score)
             torch.sub(v[j], c[j], alpha=low, out=score_low)
+
+        for j in range(len(v)):
+            scores(j)
             if j == 0:
                 best.copy_(score)
                 best_low.copy_(score_low)
-                at_low.copy_(score_low)
-                paid.copy_(c[0])
-                worth.copy_(v[0])
                 second.fill_(-math.inf)
                 second_low.fill_(-math.inf)
-                if arm is not None:
-                    arm.zero_()
                 continue
-            torch.gt(score, best, out=better)
-            torch.where(better, c[j], paid, out=paid)
-            torch.where(better, score_low, at_low, out=at_low)
-            if arm is not None:
-                torch.where(better, v[j], worth, out=worth)
-                arm.masked_fill_(better, j)
             # No more than the best so far, no less than the second: the second from now on.
             torch.clamp(score, min=second, max=best, out=second)
             torch.maximum(best, score, out=best)
             torch.clamp(score_low, min=second_low, max=best_low, out=second_low)
             torch.maximum(best_low, score_low, out=best_low)
-        settled = torch.eq(at_low, best_low)
-        settled &= best.sub_(second) > (0 if cheapest else self._margin(size_v, size_c, high, tie, tiny))
-        settled &= best_low.sub_(second_low) > self._margin(size_v, size_c, low, tie, tiny)
-        return settled.logical_not_()
+        # Of the settled one arm alone has the best score. A sum of products with 0 and 1 picks what is its, exactly,
+        # and costs a fraction of a selection by booleans.
+        number = self._number[:n]
+        for x in (paid, worth, at_low, number):
+            x.zero_()
+        for j in range(len(v)):
+            scores(j)
+            chosen = score.eq_(best)
+            paid.addcmul_(c[j], chosen)
+            at_low.addcmul_(score_low, chosen)
+            if arm is not None:
+                worth.addcmul_(v[j], chosen)
+                number.add_(chosen, alpha=j)
+        if arm is not None:
+            arm.copy_(number.clamp_(max=len(v) - 1))
+        settled = at_low.eq_(best_low)
+        settled *= best.sub_(second).gt_(0 if cheapest else self._margin(size_v, size_c, high, tie, tiny))
+        settled *= best_low.sub_(second_low).gt_(self._margin(size_v, size_c, low, tie, tiny))
+        return settled.eq(0)
 
     def _margin(
         self, size_v: float | Tensor, size_c: float | Tensor, multiplier: float, tie: float, tiny: float

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_budget.allocation.compiled.few import (
     BLOCK,
     at_both_ends,
-    collect,
+    collect_rare,
     lossless,
     recheck,
 )
@@ -102,6 +102,7 @@ def pass_over_few(
     paid, worth, one = np.zeros(BLOCK, v.dtype), np.zeros(BLOCK, v.dtype), np.zeros(1, v.dtype)
     bits_paid, bits_worth, one_bits = paid.view(bits_v.dtype), worth.view(bits_v.dtype), one.view(bits_v.dtype)
     is_open, no_arm, position = np.zeros(BLOCK, np.int8), np.zeros(BLOCK, np.int8), np.zeros(BLOCK + 1, np.uintp)
+    words = np.zeros(BLOCK // 8 + 1, np.uintp)
     high, low = np.empty(BLOCK), np.empty(BLOCK)
     zero, far = v.dtype.type(0), v.dtype.type(16)
     top_v, top_c = mask ^ mask, mask ^ mask
@@ -109,6 +110,7 @@ def pass_over_few(
     finite = True
     for a in range(start, stop, BLOCK):
         n = min(BLOCK, stop - a)
+        is_open[n:] = 0
         for b in range(brackets):
             if count[b] + n > room:
                 return a, finite
@@ -159,7 +161,7 @@ def pass_over_few(
                 if guessed or not (math.isfinite(bound_v) and math.isfinite(bound_c)):
                     break
                 bound_v, bound_c = _twice(seen_v), _twice(seen_c)
-            m = collect(is_open, n, position)
+            m = collect_rare(is_open, n, words, position)
             if 4 * m > n and math.isfinite(bound_v) and math.isfinite(bound_c):
                 e = exact_q[b]
                 recheck(
@@ -180,7 +182,7 @@ def pass_over_few(
                     paid,
                     worth,
                 )
-                m = collect(is_open, n, position)
+                m = collect_rare(is_open, n, words, position)
                 add_block(paid, 0, n, bound_c, high, low, sums[b, 0])
                 if write and b == 0:
                     add_block(worth, 0, n, bound_v, high, low, sums[b, 1])

@@ -127,3 +127,18 @@ def collect(is_open, n, position):
         position[m] = i
         m += np.uintp(is_open[i])
     return m
+
+
+@_exact
+def collect_rare(is_open, n, words, position):
+    """As :func:`collect`, faster where few are open: by words of eight. Those from n on must be marked settled."""
+    eight, k, m = is_open.view(np.int64), np.uintp(0), np.uintp(0)
+    for w in range(np.uintp((n + 7) // 8)):
+        words[k] = w
+        k += np.uintp(eight[w] != 0)
+    for t in range(k):
+        first = np.uintp(8) * words[t]
+        for i in range(first, first + np.uintp(8)):
+            position[m] = i
+            m += np.uintp(is_open[i])
+    return m

@@ -18,9 +18,11 @@ from lightning_budget.allocation.compiled import scores
 from lightning_budget.allocation.compiled.blocks import PITCH, pass_over_few
 from lightning_budget.allocation.compiled.exact import choose, climb
 from lightning_budget.allocation.compiled.few import MOST_ARMS
+from lightning_budget.allocation.compiled.intervals import SPREAD, pass_over_intervals
 from lightning_budget.allocation.compiled.ordering import descending as order_of
 from lightning_budget.allocation.compiled.slices import pass_over as pass_over_many
 from lightning_budget.allocation.settled import Settled, tie_of
+from lightning_budget.allocation.together import Slots, SpendCurve
 
 T = TypeVar("T")
 SLICE = 1 << 16
@@ -28,6 +30,9 @@ SLICE = 1 << 16
 
 ROOM = 1 << 13
 """Open users listed at once, per bracket."""
+
+LISTED = 1 << 16
+"""Steps listed at once."""
 
 _PAD = 16
 
@@ -150,6 +155,43 @@ def _many(
         return pass_over_many(v, c, stride, arms, start, stop, q, numbers, w, w.view(bits), *lists)
 
     return run
+
+
+def spend_by_slope(value: Tensor, cost: Tensor, slots: Slots, is_open: NDArray[np.int8]) -> SpendCurve | None:
+    """The curve of ``[K, N]`` with at most eight arms, and the steps in open slots; none where sizes are extreme."""
+    arms, users = value.shape
+    v, c, stride = _memory(value, cost)
+    width = slots.count + 2 * SPREAD
+    lists = np.zeros(width, np.int8)
+    lists[SPREAD : SPREAD + len(is_open)] = is_open
+    number = np.dtype(np.int32 if users < 1 << 31 else np.int64)
+    kind = slots.bits.type
+    numbers = (kind(slots.first), kind(slots.shift), kind(slots.count + SPREAD), kind(np.iinfo(kind).max), lists)
+
+    def work(start: int, stop: int) -> tuple[Any, ...]:
+        room = min(LISTED, arms * (stop - start + _PAD))
+        rows, ends = np.empty(room, np.int32), np.empty(room, slots.bits)
+        sums, fits, at = np.zeros((width, 2)), True, start
+        kept: list[tuple[NDArray[Any], ...]] = []
+        while at < stop and fits:
+            before = at
+            at, n, fits = pass_over_intervals(
+                v, c, v.view(slots.bits), c.view(slots.bits), stride, arms, at, stop, *numbers, sums, rows, ends
+            )
+            kept.append((rows[:n].astype(number) + number.type(before), ends[:n].copy()))
+        return fits, kept, sums
+
+    parts = _slices(users, work)
+    if not all(part[0] for part in parts):
+        return None
+    sums = np.zeros((slots.count + SPREAD, 2))  # floats and what their rounding left out, by two-sum
+    for part in parts:
+        more = part[2][SPREAD:]
+        before, total = sums[:, 0], sums[:, 0] + more[:, 0]
+        seen = total - before
+        sums[:, 1] += more[:, 1] + ((before - (total - seen)) + (more[:, 0] - seen))
+        sums[:, 0] = total
+    return SpendCurve(sums, [piece for part in parts for piece in part[1]])
 
 
 def policy(value: Tensor, cost: Tensor, multiplier: float) -> Tensor:

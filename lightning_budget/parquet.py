@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
@@ -182,8 +183,12 @@ def write_users(table: RCTTable, schema: DataSchema, path: str | Path, user: str
         if isinstance(column, IdList):
             values = _decode(column.values, feature)
             out[feature.name] = pa.LargeListArray.from_arrays(pa.array(column.offsets.numpy()), values)
-        elif feature.name != user or feature.vocabulary is not None:
+        elif feature.name != user:
             out[feature.name] = _decode(column, feature)
+        elif feature.vocabulary is not None:
+            # Users of another split than training's are in no vocabulary, and still need a name.
+            names = pa.array(table.user.numpy()).cast(pa.large_string())
+            out[user] = pc.call_function("coalesce", [_decode(column, feature), names])
     write_parquet(pa.table(out), path)
 
 

@@ -288,3 +288,22 @@ def test_text_ids_of_users_come_back_as_they_stand(trial: pa.Table, columns: Tab
     table, ids = read_users(save(text, "users.parquet"), schema)
     assert ids.to_pylist() == [f"u{i:03}" for i in range(trial.num_rows)]
     assert len(table.user.unique()) == trial.num_rows
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_users_who_are_in_no_vocabulary_keep_a_name(
+    text: bool, trial: pa.Table, columns: TableColumns, save: Save, tmp_path: Path
+) -> None:
+    """The user column as a feature: its vocabulary is that of training's users, and those of other splits have none."""
+    if text:
+        names = pa.array([f"u{u}" for u in trial["uid"].to_pylist()])
+        trial = trial.set_column(trial.schema.get_field_index("uid"), "uid", names)
+    splits, schema = read_rct(save(trial), replace(columns, categorical=("uid", "city")))
+    for split in ("train", "test"):
+        write_users(splits[split], schema, tmp_path / "users.parquet", "uid")
+        written = pyarrow.parquet.read_table(tmp_path / "users.parquet")["uid"]
+        assert written.null_count == 0
+        assert len(written.unique()) == splits[split].user.unique().numel()
+        again, _ = read_users(tmp_path / "users.parquet", schema, "uid")
+        assert torch.equal(again.ids["uid"], splits[split].ids["uid"])  # type: ignore[arg-type]
+        assert bool((again.ids["uid"] > 0).all()) == (split == "train")  # type: ignore[operator]

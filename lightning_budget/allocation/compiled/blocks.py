@@ -11,7 +11,7 @@ from lightning_budget.allocation.compiled.few import (
     BLOCK,
     at_both_ends,
     collect_rare,
-    lossless,
+    least_lossless,
     recheck,
 )
 from lightning_budget.allocation.compiled.sums import add_block, add_total
@@ -46,14 +46,6 @@ def _twice(x):
 
 
 @_exact
-def _add(x, bits, mask, shift, spare, n, block_total, bound, high, low, total):
-    if lossless(bits, mask, shift, spare, n):
-        add_total(block_total, total)
-    else:
-        add_block(x, 0, n, bound, high, low, total)
-
-
-@_exact
 def pass_over_few(
     v,
     c,
@@ -67,7 +59,6 @@ def pass_over_few(
     q,
     exact_q,
     mask,
-    shift,
     spare,
     tie,
     tiny,
@@ -85,7 +76,7 @@ def pass_over_few(
         v, c: flat memory of ``[K, N]``; bits: the same as integers; stride: of arm and user, of v then c.
         offsets, piece_offsets: K places of the arms in that memory, and in a copy of a block.
         q: ``[B, 7]`` the brackets, in the precision of v; exact_q: the same in float64.
-        mask: all bits but the sign; shift: bits of a mantissa; spare: exponents that sums in float64 can span.
+        mask: all bits but the sign; spare: exponents that sums in float64 can span.
         tie, tiny: margins in float64.
         write: whether ``arm [N]`` gets the arm at the upper end of the first bracket.
         rows: ``[B, n]``, value, cost: ``[B, K, n]``: of those left open, the first ``count [B]`` filled.
@@ -100,10 +91,11 @@ def pass_over_few(
     piece_v, piece_c = np.empty(length, v.dtype), np.empty(length, v.dtype)
     piece_bits_v, piece_bits_c = piece_v.view(bits_v.dtype), piece_c.view(bits_v.dtype)
     paid, worth, one = np.zeros(BLOCK, v.dtype), np.zeros(BLOCK, v.dtype), np.zeros(1, v.dtype)
-    bits_paid, bits_worth, one_bits = paid.view(bits_v.dtype), worth.view(bits_v.dtype), one.view(bits_v.dtype)
+    one_bits = one.view(bits_v.dtype)
     is_open, no_arm, position = np.zeros(BLOCK, np.int8), np.zeros(BLOCK, np.int8), np.zeros(BLOCK + 1, np.uintp)
     words = np.zeros(BLOCK // 8 + 1, np.uintp)
     high, low = np.empty(BLOCK), np.empty(BLOCK)
+    kind = v.dtype.type
     zero, far = v.dtype.type(0), v.dtype.type(16)
     top_v, top_c = mask ^ mask, mask ^ mask
     guess_v, guess_c = zero, zero
@@ -135,7 +127,7 @@ def pass_over_few(
             while True:
                 margin = p[TIE_HIGH] * (bound_v + p[BY_COST] * bound_c) + p[TINY_HIGH]
                 margin_low = p[TIE_LOW] * (bound_v + p[LOW] * bound_c) + p[TINY_LOW]
-                total, total_worth, top_v, top_c = at_both_ends(
+                total, total_worth, small_c, small_v, top_v, top_c = at_both_ends(
                     bv,
                     bc,
                     ibv,
@@ -149,6 +141,8 @@ def pass_over_few(
                     p[BY_COST],
                     margin,
                     margin_low,
+                    kind(least_lossless(bound_c, spare)),
+                    kind(least_lossless(bound_v, spare)),
                     to,
                     here,
                     is_open,
@@ -183,13 +177,16 @@ def pass_over_few(
                     worth,
                 )
                 m = collect_rare(is_open, n, words, position)
+                small_c, small_v = True, True
+            if small_c:
                 add_block(paid, 0, n, bound_c, high, low, sums[b, 0])
-                if write and b == 0:
-                    add_block(worth, 0, n, bound_v, high, low, sums[b, 1])
             else:
-                _add(paid, bits_paid, mask, shift, spare, n, total, bound_c, high, low, sums[b, 0])
-                if write and b == 0:
-                    _add(worth, bits_worth, mask, shift, spare, n, total_worth, bound_v, high, low, sums[b, 1])
+                add_total(total, sums[b, 0])
+            if write and b == 0:
+                if small_v:
+                    add_block(worth, 0, n, bound_v, high, low, sums[b, 1])
+                else:
+                    add_total(total_worth, sums[b, 1])
             k = count[b]
             for t in range(m):
                 rows[b, k + t] = a + position[t]

@@ -47,8 +47,8 @@ def bring_in(x, places, stride_arm, stride_user, start, n, piece, pitch):
 def by_scores(v, c, places, at, n, by_value, by_cost, by_size, tie, tiny, out, to):
     r"""Write to ``out [to:]`` the arms of n users from position ``at`` who lead clearly, no arm for the others.
 
-    Of size :math:`s = \sum_j |v_j|` + ``by_size`` :math:`\sum_j |c_j|`, every arm within ``tie`` s + ``tiny`` of the best
-    one adds 16 and its own number: a sum below 32 is of one arm. Where s is finite, so are all numbers and products.
+    With size :math:`s = \sum_j |v_j|` + ``by_size`` :math:`\sum_j |c_j|`, every arm within ``tie`` s + ``tiny`` of the
+    best one adds 16 and its own number: a sum below 32 is of one arm. Where s is finite, so are numbers and products.
 
     Returns:
         All written numbers, or-ed.

@@ -2,10 +2,13 @@
 
 Every number of a user stays in a register from its reading to the verdict. The loops over arms run over a tuple, whose
 length the compiler knows: it unrolls them, and the loops over users become vector instructions. Indices are unsigned: a
-signed one may be negative, which the vectoriser cannot take. Sums may be taken in any order, see ``lossless``.
+signed one may be negative, which the vectoriser cannot take. Sums may be taken in any order, see
+``least_lossless``.
 """
 
 from __future__ import annotations
+
+import math
 
 import numba as nb
 import numpy as np
@@ -32,6 +35,8 @@ def at_both_ends(
     by_cost,
     margin,
     margin_low,
+    least_paid,
+    least_worth,
     to,
     arm,
     is_open,
@@ -44,9 +49,11 @@ def at_both_ends(
     to ``paid`` and ``worth``, 0 for the open.
 
     Returns:
-        Sums of ``paid`` and ``worth``; bits of the largest absolute value and cost.
+        Sums of ``paid`` and ``worth``; whether some of them, other than 0, are smaller than ``least_paid`` and
+        ``least_worth``; bits of the largest absolute value and cost.
     """
     total_paid, total_worth = 0.0, 0.0
+    small_paid, small_worth = np.int32(0), np.int32(0)
     largest_v, largest_c = mask ^ mask, mask ^ mask
     at, to = np.uintp(at), np.uintp(to)
     zero = paid.dtype.type(0)
@@ -77,9 +84,11 @@ def at_both_ends(
         is_open[i] = np.int8(0) if settled else np.int8(1)
         arm[to + i] = np.int8(k)
         paid[i], worth[i] = x, y
+        small_paid |= np.int32((abs(x) < least_paid) & (x != zero))
+        small_worth |= np.int32((abs(y) < least_worth) & (y != zero))
         total_paid += np.float64(x)
         total_worth += np.float64(y)
-    return total_paid, total_worth, largest_v, largest_c
+    return total_paid, total_worth, small_paid != 0, small_worth != 0, largest_v, largest_c
 
 
 @_exact
@@ -108,15 +117,12 @@ def recheck(v, c, offsets, at, n, low, by_value, by_cost, tie, tiny, cheapest, t
 
 
 @_exact
-def lossless(bits, mask, shift, spare, n):
-    """Whether a block of numbers adds up in float64 without rounding, in any order: their exponents lie that close."""
-    largest, smallest = mask ^ mask, mask
-    for i in range(np.uintp(n)):
-        size = bits[i] & mask
-        largest = max(size, largest)
-        nonzero = size if size != 0 else mask
-        smallest = min(nonzero, smallest)
-    return largest == 0 or (largest >> shift) - (smallest >> shift) <= spare
+def least_lossless(bound, spare):
+    """How small numbers up to a bound may be for a block to add up in float64 without rounding, in any order.
+
+    Their exponents may differ by ``spare``; none do if that is negative.
+    """
+    return math.ldexp(0.5, math.frexp(np.float64(bound))[1] - spare) if spare >= 0 else np.inf
 
 
 @_exact

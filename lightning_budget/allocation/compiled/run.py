@@ -134,14 +134,13 @@ def _few(
     exact_q: NDArray[np.float64],
     bits: np.dtype[Any],
 ) -> Callable[..., tuple[int, bool]]:
-    mantissa = 23 if bits.itemsize == 4 else 52
-    spare = 43 - mantissa if bits.itemsize == 4 else -1  # 53 bits, less 9 of a block's size and one
+    spare = 20 if bits.itemsize == 4 else -1  # 53 bits, less 23 of a mantissa, 9 of a block's size and one
     tie, tiny, _ = tie_of(8)
     offsets = tuple(np.uintp(j * stride[0]) for j in range(arms))
     in_piece = tuple(np.uintp(j * PITCH) for j in range(arms))
     mask = bits.type(np.iinfo(bits).max)
     fixed = (v, c, v.view(bits), c.view(bits), stride, offsets, in_piece)
-    numbers = (q, exact_q, mask, mantissa, spare, tie, tiny)
+    numbers = (q, exact_q, mask, spare, tie, tiny)
     return lambda start, stop, *lists: pass_over_few(*fixed, start, stop, *numbers, *lists)
 
 

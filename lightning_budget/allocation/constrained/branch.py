@@ -16,8 +16,8 @@ from lightning_budget.allocation.constrained.repair import repair
 from lightning_budget.allocation.constrained.rows import Block
 from lightning_budget.allocation.constrained.vertex import Vertex
 
-_CORE = 1 << 12
-"""Users who may be given another treatment."""
+_CORE, _CORE_EACH = 1 << 12, 1 << 6
+"""Users who may be given another treatment, in all and for each limit."""
 
 _STEPS = 2000
 """Work of all: a step of a linear optimum costs 1, rounding a node as much as so many:"""
@@ -26,7 +26,9 @@ _ROUNDING = 15
 _STEPS_EACH = 400
 _ROUNDS = 40
 _QUEUE = 64
+
 _SMALL = 0.05
+"""Users below this share of what a node's rounding loses are not worth holding."""
 
 
 def branch(state: Assignment, price: Tensor, enough: float) -> None:
@@ -61,7 +63,8 @@ def branch(state: Assignment, price: Tensor, enough: float) -> None:
 def _core(vertex: Vertex) -> Tensor:
     """The users whose treatment the smallest change of the prices would change, and those who are split."""
     block, score = vertex.block, vertex.score
-    if score.shape[1] <= _CORE:
+    count = max(_CORE, _CORE_EACH * len(vertex.price))
+    if score.shape[1] <= count:
         return torch.arange(score.shape[1], device=score.device)
     paid = torch.zeros_like(score)
     for more, price in zip(block.usage - block.given(vertex.base)[:, None], vertex.price[block.index], strict=True):
@@ -69,7 +72,7 @@ def _core(vertex: Vertex) -> Tensor:
     lead = (score.gather(0, vertex.base[None]) - score) / paid
     lead = torch.where(paid > 0, lead, math.inf).amin(dim=0)
     lead[vertex.split()] = -1.0
-    return lead.topk(_CORE, largest=False).indices.sort().values
+    return lead.topk(count, largest=False).indices.sort().values
 
 
 class _Waiting(NamedTuple):
@@ -95,12 +98,12 @@ class _Search:
         self._wait(root.bound, root)
         while self._queue and self._goes_on(-self._queue[0].below):
             waiting = heapq.heappop(self._queue)
-            node = waiting.node if waiting.user < 0 else waiting.node.fixed(waiting.user, waiting.arm)
+            node = waiting.node if waiting.user < 0 else waiting.node.copy().hold(waiting.user, waiting.arm)
             node = node if self._solve(node) else None
             while node is not None and self._goes_on(node.bound):
                 worth = self._round(node)
                 large = self._largest(node, _SMALL * (node.bound - worth))
-                node = None if large is None else self._deeper(node, large)
+                node = self._deeper(node, large) if large is not None else None
             if len(self._queue) > 2 * _QUEUE:
                 self._queue = heapq.nsmallest(_QUEUE, self._queue)
 
@@ -128,7 +131,7 @@ class _Search:
             if best is not None and most <= best.bound:
                 self._wait(most, node, user, arm)
                 continue
-            child = node.fixed(user, arm)
+            child = node.copy().hold(user, arm)
             if not self._solve(child):
                 continue
             if best is not None:
@@ -157,8 +160,9 @@ class _Search:
         users = node.split()
         if not users:
             return None
-        user, block = torch.tensor(users), self.block
+        user, block = torch.tensor(users, device=node.base.device), self.block
         change = (block.usage[:, :, user] - block.usage[:, node.base[user], user][:, None]).abs_()
         paid = (change * node.price[block.index[:, user]][:, None]).sum(dim=0)
         size, at = paid.masked_fill_(torch.isinf(node.score[:, user]), 0.0).amax(dim=0).max(dim=0)
+        # Where nothing was found yet nobody is small.
         return users[int(at)] if least == math.inf or float(size) >= least else None

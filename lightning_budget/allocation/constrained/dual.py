@@ -141,9 +141,7 @@ def _joined(rows: Rows, model: FullPass, best: FullPass, last: FullPass, most: i
     return last.opened(rows, more) if int(more.sum()) + len(last.open) <= most else model
 
 
-def _reach(
-    block: Block, price: Tensor, error: Tensor, users: int, most: int, chance: Tensor | None = None
-) -> float:
+def _reach(block: Block, price: Tensor, error: Tensor, users: int, most: int, chance: Tensor | None = None) -> float:
     """Standard errors that leave enough users open to hold the truth and to repair with, and not too many."""
     lead = leads(block, block.scores(price), error)
     some = torch.isfinite(lead)

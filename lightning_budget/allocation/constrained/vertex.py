@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -72,18 +73,23 @@ class Vertex:
         """The dual here."""
         return float(self.score.gather(0, self.base[None]).sum() + self.price @ self.block.limit)
 
-    def fixed(self, user: int, arm: int) -> Vertex:
-        """The same point with one user held at a treatment."""
-        other = object.__new__(Vertex)
-        other.block, other.price, other.upper, other._flat = self.block, self.price.clone(), self.upper, self._flat
-        other.base, other.score, other.slack = self.base.clone(), self.score.clone(), self.slack.clone()
-        keep = [k for k, t in enumerate(self.ties) if t.user != user]
-        other.ties, other._normals, other.share = [self.ties[k] for k in keep], [self._normals[k] for k in keep], []
-        other._give([user], [arm])
-        kept = other.score[arm, user].clone()
-        other.score[:, user] = -math.inf
-        other.score[arm, user] = kept
+    def copy(self) -> Vertex:
+        """The same point, to go elsewhere from."""
+        other = copy(self)
+        other.price, other.base, other.score = self.price.clone(), self.base.clone(), self.score.clone()
+        other.slack, other.ties, other.share = self.slack.clone(), list(self.ties), []
+        other._normals = list(self._normals)
         return other
+
+    def hold(self, user: int, arm: int) -> Vertex:
+        """Hold one user at a treatment from here on; the point stays, and is no longer the least."""
+        keep = [k for k, t in enumerate(self.ties) if t.user != user]
+        self.ties, self._normals, self.share = [self.ties[k] for k in keep], [self._normals[k] for k in keep], []
+        self._give([user], [arm])
+        kept = self.score[arm, user].clone()
+        self.score[:, user] = -math.inf
+        self.score[arm, user] = kept
+        return self
 
     def minimise(self, most: int, least: float = -math.inf) -> int:
         """Go to the least dual in at most so many steps; returns those taken, or −1 where there is no least one.
@@ -92,38 +98,42 @@ class Vertex:
             most: steps.
             least: a bound below which nobody wants to know how far it falls.
         """
+        self.share = []
         for step in range(most):
             if step % _LOOK == _LOOK - 1 and self.bound <= least:
                 return step
             direction, left = self._direction()
             if direction is None:
                 return step
+            self.share = []
             if left is not None:
                 self._leave(left)
             if not self._advance(direction):
-                self.share = []
                 return -1
         return most
 
     def split(self) -> list[int]:
-        """Users who get several treatments."""
-        return sorted(
-            {t.user for t, x in zip(self.ties, self.share, strict=True) if t.user >= 0 and _SHARE < x < 1 - _SHARE}
-        )
+        """Users who get several treatments; none where :meth:`minimise` has not come to the end."""
+        shares = zip(self.ties, self.share, strict=True) if self.share else ()
+        return sorted({t.user for t, x in shares if t.user >= 0 and _SHARE < x < 1 - _SHARE})
 
     def rounded(self) -> Tensor:
         """``[n]``: everyone's treatment with the largest share."""
-        treatment, best = self.base.clone(), {}
-        rest: dict[int, float] = {}
-        for t, x in zip(self.ties, self.share, strict=True):
-            if t.user >= 0:
-                rest[t.user] = rest.get(t.user, 1.0) - x
-                if x > best.get(t.user, (0.0, 0))[0]:
-                    best[t.user] = (x, t.at)
-        for user, (x, arm) in best.items():
-            if x > rest[user]:
-                treatment[user] = arm
+        treatment, rest = self.base.clone(), self._rest(self.share)
+        most = dict(rest)
+        for tie, x in zip(self.ties, self.share, strict=True) if self.share else ():
+            if tie.user >= 0 and x > most[tie.user]:
+                most[tie.user] = x
+                treatment[tie.user] = tie.at
         return treatment
+
+    def _rest(self, share: list[float]) -> dict[int, float]:
+        """What the ties leave to the base of each user who has some."""
+        rest: dict[int, float] = {}
+        for tie, x in zip(self.ties, share, strict=True) if share else ():
+            if tie.user >= 0:
+                rest[tie.user] = rest.get(tie.user, 1.0) - x
+        return rest
 
     def _facet(self, tie: Tie) -> Tensor:
         """``[P]``: normal of a facet, what the tie's treatment uses more than the user's best."""
@@ -171,10 +181,7 @@ class Vertex:
 
     def _rebase(self, share: list[float]) -> bool:
         """Give each user a base with a share of at least 0, another one of the ties; whether any changed."""
-        rest: dict[int, float] = {}
-        for tie, x in zip(self.ties, share, strict=True):
-            if tie.user >= 0:
-                rest[tie.user] = rest.get(tie.user, 1.0) - x
+        rest = self._rest(share)
         changed = [user for user, x in rest.items() if x < -_SHARE]
         for user in changed:
             mine = [k for k, t in enumerate(self.ties) if t.user == user]
@@ -254,11 +261,15 @@ class Vertex:
             if slope >= 0 or user in tied:
                 return at, passed, Tie(user, to)
             passed[user] = bases[k] = to
-            turn = min(
-                ((scores[k][to] - s) / (x - here[to]), j)
-                for j, (s, x) in enumerate(zip(scores[k], here, strict=True))
-                if x - here[to] > _FLAT
-            ) if any(x - here[to] > _FLAT for x in here) else (math.inf, 0)
+            turn = (
+                min(
+                    ((scores[k][to] - s) / (x - here[to]), j)
+                    for j, (s, x) in enumerate(zip(scores[k], here, strict=True))
+                    if x - here[to] > _FLAT
+                )
+                if any(x - here[to] > _FLAT for x in here)
+                else (math.inf, 0)
+            )
             heapq.heappush(events, (max(at, turn[0]), user, turn[1], k))
         return stop, passed, None
 

@@ -92,7 +92,7 @@ class SpendCurve:
     """What all users spend at the edges of slots, and who changes arm between them.
 
     Attributes:
-        parts: ``[slots and more, P]``; those from slot t on sum exactly to the spend at its lower edge, that of users
+        parts: ``[slots and more, 2]``; those from slot t on sum exactly to the spend at its lower edge, that of users
             with a step within rounding of the edge excepted.
         listed: users and bits of slopes, of steps in open slots, piece by piece.
     """

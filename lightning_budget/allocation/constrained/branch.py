@@ -46,18 +46,20 @@ def branch(state: Assignment, price: Tensor, enough: float) -> None:
     Source:
         Land, Doig 1960, doi:10.2307/1910129.
     """
-    root = Vertex(state.block, price)
+    whole, device = state.block.cpu(), state.treatment.device
+    root = Vertex(whole, price.cpu())
     if root.minimise(_STEPS_EACH) < 0:
         return
     core, treatment = _core(root), root.rounded()
     elsewhere = torch.ones_like(treatment, dtype=torch.bool).index_fill(0, core, False)
-    used = state.block.used(state.block.given(treatment) * elsewhere)
-    worth = float((state.block.value.gather(0, treatment[None])[0] * elsewhere).sum())
+    used = whole.used(whole.given(treatment) * elsewhere)
+    worth = float((whole.value.gather(0, treatment[None])[0] * elsewhere).sum())
     best = state.worth - worth if state.fits else -math.inf
-    search = _Search(state.block.part(core, state.block.limit - used), best, enough - worth)
+    search = _Search(whole.part(core, whole.limit - used), best, enough - worth)
     search.run(root.price)
     if search.found is not None:
-        state.give(torch.arange(len(treatment), device=core.device), treatment.index_copy(0, core, search.found))
+        everyone = torch.arange(len(treatment), device=device)
+        state.give(everyone, treatment.index_copy(0, core, search.found).to(device))
 
 
 def _core(vertex: Vertex) -> Tensor:
@@ -65,7 +67,7 @@ def _core(vertex: Vertex) -> Tensor:
     block, score = vertex.block, vertex.score
     count = max(_CORE, _CORE_EACH * len(vertex.price))
     if score.shape[1] <= count:
-        return torch.arange(score.shape[1], device=score.device)
+        return torch.arange(score.shape[1])
     paid = torch.zeros_like(score)
     for more, price in zip(block.usage - block.given(vertex.base)[:, None], vertex.price[block.index], strict=True):
         paid.addcmul_(more.abs_(), price[None])
@@ -160,7 +162,7 @@ class _Search:
         users = node.split()
         if not users:
             return None
-        user, block = torch.tensor(users, device=node.base.device), self.block
+        user, block = torch.tensor(users), self.block
         change = (block.usage[:, :, user] - block.usage[:, node.base[user], user][:, None]).abs_()
         paid = (change * node.price[block.index[:, user]][:, None]).sum(dim=0)
         size, at = paid.masked_fill_(torch.isinf(node.score[:, user]), 0.0).amax(dim=0).max(dim=0)

@@ -35,7 +35,7 @@ _NARROWER, _WIDER = 0.25, 2.0
 _DRAWS = 24
 
 _FEW_LIMITS = 64
-"""From vertex to vertex takes some steps for each limit; along the path there are no more of them for many."""
+"""Going from vertex to vertex takes some steps for each limit; the path takes no more of them for many."""
 
 _STEPS = 1000
 
@@ -69,7 +69,8 @@ def solve_dual(rows: Rows, upper: float = 1e4, most_passes: int = 5, tolerance: 
 
     .. math:: D(\lambda) = \lambda^\top b + \sum_i \max_j \big(v_{ij} - \sum_m \lambda_m a_{mij}\big)
 
-    A sample gives multipliers and their standard errors. A pass over everyone settles those whose choice no likely
+    A sample gives multipliers and their standard errors; where a few users make up much of the total it is drawn by
+    their size, which takes a look at everyone. A pass over everyone settles those whose choice no likely
     error changes; the rest is solved to the end with the others as constants. That model lies below the dual
     everywhere and touches it where nobody settled would choose otherwise, so the next pass proves the optimum or shows
     how much is missing, and settles users around the better point. A point that is worse joins the model: whoever
@@ -116,8 +117,8 @@ def solve_dual(rows: Rows, upper: float = 1e4, most_passes: int = 5, tolerance: 
         block = untied(scale.shrink(replace(block, limit=block.limit - model.settled)), rows.key[model.open])
         shifted = replace(block, value=block.scores(low))
         if len(low) <= _FEW_LIMITS:
-            vertex = Vertex(shifted, best.price - low, high - low)
-            seen, price = vertex.minimise(_STEPS) * len(model.open), vertex.price + low
+            vertex = Vertex(shifted.cpu(), (best.price - low).cpu(), (high - low).cpu())
+            seen, price = vertex.minimise(_STEPS) * len(model.open), vertex.price.to(low.device) + low
         else:
             path = follow_path(shifted, best.price - low, WARM, COLD, high - low)
             seen, price = path.visits, path.multiplier + low

@@ -63,6 +63,12 @@ class Block:
             limit=limit,
         )
 
+    def cpu(self) -> Block:
+        """The block where small steps cost least."""
+        return replace(
+            self, value=self.value.cpu(), usage=self.usage.cpu(), index=self.index.cpu(), limit=self.limit.cpu()
+        )
+
 
 class Rows:
     """All users of a problem; see :class:`Block` for the form.

@@ -1,4 +1,4 @@
-"""Users who stand for all others: everyone with the same chance, or the large ones more often where spend has a tail."""
+"""Users who stand for all others: drawn with equal chances, or by their size where spend has a heavy tail."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _widened(rows: Rows, solved: DualSolution) -> FullPass:
 
 
 def _move(rows: Rows, solved: DualSolution, policy: FullPass) -> _Found | None:
-    """Repair, fill and search with the open users; limits are drawn in where sums in another order round across."""
+    """Open users moved as far as it takes; limits are drawn in where sums in another order round across."""
     users, settled = policy.open, policy.settled
     scale, treatment = solved.scale, policy.treatment
     price = scale.price(solved.multiplier)

@@ -13,12 +13,18 @@ from torch import Tensor
 from lightning_budget.allocation.constrained.rows import Block
 
 AT_ZERO, AT_UPPER = -1, -2
+
 _FIRST = 64
+"""Users looked at first where a line ends."""
+
 _SHARE = 1e-7
 """A share this far below 0 counts as none."""
 
 _FLAT = 1e-10
+"""Rates below it never make a treatment the best."""
+
 _LOOK = 4
+"""Steps between looks at the bound."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,14 @@ class Tie:
 class Vertex:
     r"""A point at which the dual of a block is minimised by an active-set method.
 
-    .. math:: D(\lambda) = \lambda^\top b + \sum_i \max_j \big(v_{ij} - \sum_m \lambda_m a_{mij}\big), \quad \lambda \ge 0
+    .. math:: \min_{0 \le \lambda \le u} \lambda^\top b + \sum_i \max_j \big(v_{ij} - \sum_m \lambda_m a_{mij}\big)
 
     The dual is linear between facets. Where too few of them meet, the next point is the lowest along the slope that
     they leave; at a vertex the facet whose share is negative is left along the edge of all others, past every facet
     that does not turn the slope. That is the dual simplex method with long steps, one working row for each limit.
 
     Attributes:
-        block: the users.
+        block: the users, on the CPU.
         price: ``[P]``.
         base: ``[n]`` int64, a best treatment of each.
         score: ``[K, n]``.
@@ -155,9 +161,8 @@ class Vertex:
     def _direction(self) -> tuple[Tensor | None, int | None]:
         """Where to go, and the tie that is left; ``None`` at the least dual."""
         if not self.ties:
-            self.share = []
-            rest = self.slack
-            return (-rest / rest.abs().max(), None) if bool((rest.abs() > self._flat).any()) else (None, None)
+            flat = not bool((self.slack.abs() > self._flat).any())
+            return (None if flat else -self.slack / self.slack.abs().max()), None
         q, r = torch.linalg.qr(torch.stack(self._normals, dim=1))
         along = q.T @ self.slack
         if len(self.ties) < len(self.price):
@@ -252,24 +257,19 @@ class Vertex:
             at, user, to, k = heapq.heappop(events)
             if at >= stop:
                 return stop, passed, None
-            if at >= beyond and at < math.inf:
+            if at >= beyond:
                 return None
-            if at == math.inf:
-                return math.inf, passed, None
             here = rates[k]
             slope += here[to] - here[bases[k]]
             if slope >= 0 or user in tied:
                 return at, passed, Tie(user, to)
             passed[user] = bases[k] = to
-            turn = (
-                min(
-                    ((scores[k][to] - s) / (x - here[to]), j)
-                    for j, (s, x) in enumerate(zip(scores[k], here, strict=True))
-                    if x - here[to] > _FLAT
-                )
-                if any(x - here[to] > _FLAT for x in here)
-                else (math.inf, 0)
+            later = (
+                ((scores[k][to] - s) / (x - here[to]), j)
+                for j, (s, x) in enumerate(zip(scores[k], here, strict=True))
+                if x - here[to] > _FLAT
             )
+            turn = min(later, default=(math.inf, 0))
             heapq.heappush(events, (max(at, turn[0]), user, turn[1], k))
         return stop, passed, None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -209,6 +209,39 @@ def random_problem(
     constraints = [_constraint(rng, n, value, cost, chosen, room, dtype) for n in range(count)]
     key = torch.tensor(rng.permutation(10 * users)[:users])
     return ConstrainedProblem(v, c, tuple(constraints), eligible, must, never, key)
+
+
+def heavy_problem(seed: int, users: int) -> ConstrainedProblem:
+    """Ten constraints on Pareto(1.2) spend: a few users make up much of every total."""
+    g = torch.Generator().manual_seed(seed)
+    spend = (1 - torch.rand(users, 1, generator=g, dtype=torch.float64)).pow(-1 / 1.2)
+    dose = torch.arange(5)[None] / 4
+    response = 0.3 * torch.rand(users, 1, generator=g) * (1 - torch.exp(-2 * dose))
+    value, cost = spend * (response + 0.01 * torch.randn(users, 5, generator=g)), 0.1 * spend * dose
+    full = cost[:, -1]
+    constraints = [
+        budget("all", 0.25 * float(full.sum())),
+        most_users("largest", [4], 0.15 * users),
+        least_users("smallest", [1], 0.05 * users),
+    ]
+    for part in range(7):
+        inside = torch.rand(users, generator=g) < 0.3
+        constraints.append(budget(f"part {part}", 0.2 * float(full[inside].sum()), inside))
+    return ConstrainedProblem(value, cost, constraints)
+
+
+def moved(problem: ConstrainedProblem, order: Tensor) -> ConstrainedProblem:
+    """The same problem with its rows in another order; the keys go with them."""
+    eligible, must, never, key = (
+        None if x is None else x[order]
+        for x in (problem.eligible, problem.must_treat, problem.never_treat, problem.key)
+    )
+    limits = []
+    for c in problem.constraints:
+        usage = c.usage[order] if isinstance(c.usage, Tensor) and c.usage.dim() == 2 else c.usage
+        limits.append(replace(c, users=None if c.users is None else c.users[order], usage=usage))
+    key = order if key is None else key
+    return ConstrainedProblem(problem.value[order], problem.cost[order], limits, eligible, must, never, key)
 
 
 def _constraint(

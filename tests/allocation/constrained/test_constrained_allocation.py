@@ -13,7 +13,6 @@ from torch import Tensor
 from lightning_budget.allocation.constrained import (
     ConstrainedAllocation,
     ConstrainedProblem,
-    Constraint,
     allocate_constrained,
     budget,
 )
@@ -26,6 +25,7 @@ from tests.allocation.constrained.constrained_reference import (
     keeps_all,
     linear_optimum,
     matrix_of,
+    moved,
     random_problem,
     used,
     whole_optimum,
@@ -148,24 +148,14 @@ def test_zero_limits_leave_control() -> None:
     assert 4.0 < float(spent[groups == 1].sum()) <= 5.0
 
 
-def _moved(c: Constraint, order: Tensor) -> Constraint:
-    usage = c.usage[order] if isinstance(c.usage, Tensor) and c.usage.dim() == 2 else c.usage
-    return replace(c, users=None if c.users is None else c.users[order], usage=usage)
-
-
 @pytest.mark.parametrize(("users", "grid"), [(300, False), (300, True), (40_000, True)])
 def test_the_order_of_rows_does_not_matter(users: int, grid: bool) -> None:
     problem = random_problem(21, users, 4, 3, room=0.02, grid=grid)
     order = torch.randperm(users, generator=torch.Generator().manual_seed(0))
-    eligible, must, never, key = (
-        None if x is None else x[order]
-        for x in (problem.eligible, problem.must_treat, problem.never_treat, problem.key)
-    )
-    limits = [_moved(c, order) for c in problem.constraints]
-    other = ConstrainedProblem(problem.value[order], problem.cost[order], limits, eligible, must, never, key)
-    one, two = allocate_constrained(problem), allocate_constrained(other)
+    one, two = allocate_constrained(problem), allocate_constrained(moved(problem, order))
     assert torch.equal(one.assignment[order], two.assignment)
     assert one.value == two.value
+    assert flattened(one.multipliers) == flattened(two.multipliers)
 
 
 def test_the_widened_repair_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:

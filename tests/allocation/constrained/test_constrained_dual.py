@@ -11,7 +11,13 @@ from lightning_budget.allocation.constrained import dual as module
 from lightning_budget.allocation.constrained.dual import solve_dual
 from lightning_budget.allocation.constrained.full_pass import full_pass
 from lightning_budget.allocation.constrained.rows import Rows
-from tests.allocation.constrained.constrained_reference import linear_optimum, matrix_of, random_problem
+from tests.allocation.constrained.constrained_reference import (
+    heavy_problem,
+    linear_optimum,
+    matrix_of,
+    moved,
+    random_problem,
+)
 
 
 @pytest.fixture
@@ -69,6 +75,39 @@ def test_ties_of_a_third_of_all_users_do_not_mislead() -> None:
     least = linear_optimum(matrix_of(problem))
     assert least is not None
     assert least * (1 - 1e-9) <= solved.last.bound <= least * (1 + 1e-5)
+    # Equal users part at a price where some of them are treated: they are neither all open nor all on one side.
+    assert len(solved.last.open) < 0.2 * 4000
+    spent = float(cost.gather(1, solved.last.treatment[:, None]).sum())
+    assert spent == pytest.approx(0.25 * full, rel=0.02)
+
+
+@pytest.mark.parametrize("users", [500, 2500])
+@pytest.mark.usefixtures("small_sample")
+def test_open_users_and_multipliers_do_not_depend_on_the_order_of_rows(users: int) -> None:
+    problem = random_problem(11, users, 4, 5, room=0.02, grid=True, masks=False)
+    order = torch.randperm(users, generator=torch.Generator().manual_seed(0))
+    first, second = Rows(problem), Rows(moved(problem, order))
+    one, two = solve_dual(first), solve_dual(second)
+    # To the last bit: sums over users are taken in the order of the hashes.
+    assert one.multiplier.tolist() == two.multiplier.tolist()
+    assert first.key[one.last.open].tolist() == second.key[two.last.open].tolist()
+    assert len(one.last.open) > 50
+    more = torch.arange(users) % 3 == 0
+    assert (
+        first.key[one.last.opened(first, more).open].tolist()
+        == second.key[two.last.opened(second, more[order]).open].tolist()
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("small_sample")
+def test_few_passes_suffice_where_a_few_users_make_up_much_of_the_total(seed: int) -> None:
+    problem = heavy_problem(seed, 4000)
+    solved = solve_dual(Rows(problem))
+    least = linear_optimum(matrix_of(problem))
+    assert least is not None
+    assert least * (1 - 1e-9) <= solved.last.bound <= least * (1 + 1e-5)
+    assert solved.passes <= 5
 
 
 def test_multipliers_are_the_prices_of_the_limits() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_budget.allocation import together
+from lightning_budget.allocation import compiled
 from lightning_budget.allocation.chunks import user_chunks
 from lightning_budget.allocation.finish import Found, Miss, OpenUsers, finish
 from lightning_budget.allocation.frontier import LARGEST
@@ -18,6 +18,9 @@ from lightning_budget.allocation.search import Bracket, few_enough, guessed, ins
 from lightning_budget.allocation.settled import settle
 from lightning_budget.allocation.summation import exact_parts
 from lightning_budget.errors import InputError
+
+FEWEST_TOGETHER, MOST_ARMS_TOGETHER = 3, 8
+"""Budgets from which on, and arms up to which, one curve of the spend costs less than a bracket for each budget."""
 
 WARM = 0.005
 """How far, relatively, a multiplier may have moved from the one given for it to be found in one pass."""
@@ -76,7 +79,7 @@ def critical_multipliers(
         check_finite(value, cost)
         return [_found(finish(users, total, leftover=False), cost, totals).multiplier for total in totals]
     found: list[float | None] = [None] * len(totals)
-    if together.usable(users.value, len(totals)):
+    if len(totals) >= FEWEST_TOGETHER and compiled.usable(users.value) and len(users.value) <= MOST_ARMS_TOGETHER:
         found = _together(users, totals, brackets)
         brackets = None
     rest = [i for i, multiplier in enumerate(found) if multiplier is None]
@@ -97,6 +100,8 @@ def critical_multipliers(
 
 def _together(users: OpenUsers, totals: list[float], brackets: list[Bracket] | None) -> list[float | None]:
     """The multipliers that one curve of the spend shows, and those of budgets that do not bind."""
+    from lightning_budget.allocation.compiled import together
+
     if brackets is None:
         targets = [total / users.value.shape[1] for total in totals]
         brackets = together.brackets_together(users.value, users.cost, targets)

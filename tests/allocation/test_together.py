@@ -16,8 +16,8 @@ from lightning_budget.allocation import (
     policy_treatment,
     search,
     solve_multipliers,
-    together,
 )
+from lightning_budget.allocation.compiled import together
 from lightning_budget.errors import InputError
 from tests.allocation.cases import PROBLEMS, Make, plain
 from tests.allocation.reference import budget_between, given, random_problem, recount

@@ -19,7 +19,7 @@ import numpy as np
 from lightning_budget.allocation.compiled.blocks import PITCH, bring_in
 from lightning_budget.allocation.compiled.few import collect
 from lightning_budget.allocation.compiled.sums import add_total
-from lightning_budget.allocation.together import NEAR
+from lightning_budget.allocation.compiled.together import NEAR
 
 BLOCK = 256
 """Users whose intervals stay in the first-level cache beside the slots."""

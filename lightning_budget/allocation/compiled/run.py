@@ -21,8 +21,8 @@ from lightning_budget.allocation.compiled.few import MOST_ARMS
 from lightning_budget.allocation.compiled.intervals import SPREAD, pass_over_intervals
 from lightning_budget.allocation.compiled.ordering import descending as order_of
 from lightning_budget.allocation.compiled.slices import pass_over as pass_over_many
+from lightning_budget.allocation.compiled.together import Slots, SpendCurve
 from lightning_budget.allocation.settled import Settled, tie_of
-from lightning_budget.allocation.together import Slots, SpendCurve
 
 T = TypeVar("T")
 SLICE = 1 << 16

@@ -22,7 +22,6 @@ from lightning_budget.metrics.functional.checks import (
 from lightning_budget.metrics.functional.cost_curve import matched_walk, policy_walk
 from lightning_budget.metrics.functional.matched import MatchedInterval
 from lightning_budget.metrics.functional.poisson import hashed_counts, poisson_weights, user_hash
-from lightning_budget.metrics.functional.sweep import sweep
 from lightning_budget.metrics.functional.walk import Walk, first_crossing
 
 __all__ = [
@@ -172,6 +171,8 @@ def _resample(walks: list[Walk], user: Tensor, budgets: Tensor, resamples: int, 
     """Values ``[R, B]`` of each walk, all on the same counts."""
     hashed = user_hash(user, seed)
     if usable(hashed):
+        from lightning_budget.metrics.functional.compiled.sweep_run import sweep
+
         return [sweep(walk, hashed, budgets, resamples, seed) for walk in walks]
     values: list[list[Tensor]] = [[] for _ in walks]
     # A few resamples at a time bound the memory.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from lightning_budget.allocation.compiled import usable
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.checks import check_outcomes, check_user, check_weight
 from lightning_budget.metrics.functional.matched import MatchedInterval
-from lightning_budget.metrics.functional.poisson import EDGES, hashed_counts, pair_keys, user_hash
+from lightning_budget.metrics.functional.poisson import hashed_counts, user_hash
 
 _MANTISSA = 52
 
@@ -91,14 +90,9 @@ def grid_changes(
     """
     _check(interval, value, cost, propensity, weight)
     if usable(interval.lower):
-        from lightning_budget.metrics.functional.compiled.grid import add_rows
+        from lightning_budget.metrics.functional.compiled.grid_run import changes_of
 
-        sums = torch.zeros(len(grid), 6, dtype=torch.float64)
-        lower, upper = (x.numpy().view(np.int64) for x in interval)
-        size = np.ones(1) if weight is None else weight.double().numpy()
-        y, c, p = (x.detach().contiguous().numpy() for x in (value, cost, propensity))
-        add_rows(lower, upper, size, p, y, c, grid.shift, grid.base, sums.numpy())
-        return sums.T.contiguous()
+        return changes_of(interval, value, cost, propensity, weight, grid.shift, grid.base, len(grid))
     first, last, mass = _rows(interval, propensity, grid, weight)
     changes = torch.zeros(6, len(grid), dtype=torch.float64, device=mass.device)
     parts = torch.stack([mass, mass * value.double(), mass * cost.double()])
@@ -129,12 +123,9 @@ def grid_resamples(
     total = changes.new_zeros(changes.shape[2])
     size = torch.ones_like(mass) if weight is None else weight.double()
     if usable(mass):
-        from lightning_budget.metrics.functional.compiled.grid import add_resamples
+        from lightning_budget.metrics.functional.compiled.grid_run import add_resamples_to
 
-        keys = np.array(pair_keys(seed, range(changes.shape[2] // 2)), np.uint32)
-        users, edges = hashed.numpy().view(np.uint64), tuple(np.uint16(e) for e in EDGES)
-        first, last, mass, y, c, s = (x.detach().contiguous().numpy() for x in (first, last, mass, value, cost, size))
-        add_resamples(users, first, last, mass, y, c, s, keys, edges, total.numpy(), changes.numpy())
+        add_resamples_to(total, changes, hashed, seed, first, last, mass, value, cost, size)
     else:
         parts = torch.stack([mass, mass * value.double(), mass * cost.double()])
         for r in range(resamples):

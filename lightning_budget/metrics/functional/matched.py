@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,9 +44,12 @@ def matched_interval(value_hat: Tensor, cost_hat: Tensor, treatment: Tensor) -> 
     """
     check_shapes(value_hat, cost_hat, "predicted")
     check_treatment(treatment, *value_hat.shape)
-    found = _compiled(value_hat, cost_hat, treatment) if usable(value_hat) and usable(cost_hat) else None
-    if found is not None:
-        return found
+    if usable(value_hat) and usable(cost_hat):
+        from lightning_budget.metrics.functional.compiled.intervals_run import matched
+
+        found = matched(value_hat, cost_hat, treatment)
+        if found is not None:
+            return MatchedInterval(*found)
     check_responses(value_hat, cost_hat, "predicted")
     value, cost, given = value_hat.double(), cost_hat.double(), treatment.long()[:, None]
     value_gain = value.gather(1, given) - value
@@ -60,22 +62,3 @@ def matched_interval(value_hat: Tensor, cost_hat: Tensor, treatment: Tensor) -> 
     beaten = ((cost_gain == 0) & ((value_gain < 0) | ((value_gain == 0) & (index < given)))).any(1)
     never = beaten | (lower >= upper)
     return MatchedInterval(torch.where(never, 0.0, lower), torch.where(never, 0.0, upper))
-
-
-def _compiled(value_hat: Tensor, cost_hat: Tensor, treatment: Tensor) -> MatchedInterval | None:
-    """The same in one compiled pass; none where a prediction is not finite."""
-    from lightning_budget.metrics.functional.compiled.intervals import matched_intervals
-
-    rows, arms = value_hat.shape
-    strides = (*value_hat.stride()[::-1], *cost_hat.stride()[::-1])
-    lower, upper = torch.empty(2, rows, dtype=torch.float64)
-    v, c = (_memory(x.detach()) for x in (value_hat, cost_hat))
-    given = treatment.long().contiguous().numpy()
-    finite = matched_intervals(v, c, np.array(strides), arms, given, lower.numpy(), upper.numpy())
-    return MatchedInterval(lower, upper) if finite else None
-
-
-def _memory(x: Tensor) -> np.ndarray:
-    """Memory of a matrix from its first entry to its last."""
-    length = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return x.as_strided((length,), (1,)).numpy()

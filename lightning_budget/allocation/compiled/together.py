@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_budget.allocation import compiled
 from lightning_budget.allocation.finish import OpenUsers, last_true
 from lightning_budget.allocation.frontier import LARGEST, frontier_steps
 from lightning_budget.allocation.policy import arms_at
@@ -25,7 +24,7 @@ from lightning_budget.allocation.sample import (
 )
 
 FEWEST = 3
-"""Budgets from which on the curve costs less than a bracket for each."""
+"""Budgets within the range of slopes from which on the curve costs less than a bracket for each."""
 
 SLOTS = 1 << 12
 """Most slots between the least and the largest multiplier looked for: sums of them stay in cache."""
@@ -37,15 +36,6 @@ _SMALLEST, _LARGEST = 1e-30, 1e30
 """Multipliers whose slopes do not leave single precision."""
 
 Bracket = tuple[float, float]
-
-
-def usable(value: Tensor, budgets: int) -> bool:
-    """Whether predictions ``[K, N]`` and a number of budgets are worth a curve."""
-    if budgets < FEWEST or not compiled.usable(value):
-        return False
-    from lightning_budget.allocation.compiled.few import MOST_ARMS
-
-    return len(value) <= MOST_ARMS
 
 
 @dataclass(frozen=True)

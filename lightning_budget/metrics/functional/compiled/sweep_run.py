@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_budget.metrics.functional.compiled import sweep as compiled
 from lightning_budget.metrics.functional.poisson import EDGES, pair_keys
 from lightning_budget.metrics.functional.walk import Walk
 
@@ -20,8 +21,6 @@ def sweep(walk: Walk, hashed: Tensor, budgets: Tensor, resamples: int, seed: int
     Args:
         hashed: ``[N]`` of :func:`~lightning_budget.metrics.functional.poisson.user_hash`, on the CPU.
     """
-    from lightning_budget.metrics.functional.compiled import sweep as compiled
-
     ascending, order = budgets.sort()
     ends = np.zeros(len(walk.row), np.bool_)
     ends[walk.end.numpy()] = True

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metrics_reference import breakpoints, estimate, policy, predictions, random_trial, rng, segments, walk_to
 
+from lightning_budget.allocation.compiled import SWITCH
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional import CostCurve, cost_curve, eom_hajek, eom_ipw, matched_interval
 
@@ -251,3 +252,31 @@ def test_bad_budgets_and_multipliers():
         eom_hajek(**GOOD)
     with pytest.raises(InputError, match="both"):
         eom_hajek(**GOOD, budgets=1.0, multiplier=1.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 60),
+    st.integers(2, 11),
+    st.booleans(),
+    st.sampled_from(["hajek", "ipw"]),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_compiled_equals_torch(seed, users, arms, integers, normalization, weighted, dtype):
+    generator = rng(seed)
+    value_hat, cost_hat = (x.to(dtype) for x in predictions(generator, users, arms, integers))
+    if seed % 2:
+        value_hat = value_hat.T.contiguous().T
+    trial = random_trial(generator, users, arms)
+    weight = torch.rand(users, generator=generator).mul(3).floor() if weighted else None
+    if weight is not None:
+        weight[0] = 2.0
+    fast = cost_curve(value_hat, cost_hat, **trial, normalization=normalization, weight=weight)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH, "0")
+        slow = cost_curve(value_hat, cost_hat, **trial, normalization=normalization, weight=weight)
+    assert torch.equal(fast.multiplier, slow.multiplier)
+    torch.testing.assert_close(fast.spend, slow.spend, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(fast.value, slow.value, rtol=1e-11, atol=1e-11)

@@ -130,6 +130,12 @@ def cost_curve(
     check_outcomes(value, cost, propensity, len(treatment))
     check_normalization(normalization)
     check_weight(weight, len(treatment))
+    if usable(interval.lower):
+        from lightning_budget.metrics.functional.compiled.intervals_run import curve
+
+        interval, propensity, least = _weighted(interval, propensity, weight)
+        size = 0.0 if normalization == "hajek" else float(len(treatment) if weight is None else weight.double().sum())
+        return CostCurve(*curve(interval, value, cost, propensity, size, 0.5 * least))
     return curve_of(matched_walk(interval, value, cost, propensity, normalization, weight))
 
 
@@ -161,16 +167,28 @@ def matched_walk(
     weight: Tensor | None = None,
 ) -> Walk:
     """Rows enter below ``upper`` with weight s/p and leave below ``lower``."""
-    self_normalised, least = normalization == "hajek", 1.0
-    if weight is not None:
-        weight = weight.double()
-        interval = MatchedInterval(*(torch.where(weight > 0, x, 0.0) for x in interval))
-        propensity = propensity.double() / torch.where(weight > 0, weight, 1.0)
-        least = float(weight[weight > 0].min())
-    build = _compiled_events if usable(interval.lower) else _events
-    multiplier, row, mass, worth, paid = build(interval, value, cost, propensity)
+    interval, propensity, least = _weighted(interval, propensity, weight)
+    if usable(interval.lower):
+        from lightning_budget.metrics.functional.compiled.intervals_run import events
+
+        multiplier, row, mass, worth, paid = events(interval, value, cost, propensity)
+    else:
+        multiplier, row, mass, worth, paid = _events(interval, value, cost, propensity)
     group, end = groups(multiplier)
-    return Walk(group, end, row, mass if self_normalised else None, worth, paid, len(interval.lower), weight, least)
+    held = mass if normalization == "hajek" else None
+    size = None if weight is None else weight.double()
+    return Walk(group, end, row, held, worth, paid, len(interval.lower), size, least)
+
+
+def _weighted(
+    interval: MatchedInterval, propensity: Tensor, weight: Tensor | None
+) -> tuple[MatchedInterval, Tensor, float]:
+    """Rows without weight are never matched, the others count s/p; and the least weight of those."""
+    if weight is None:
+        return interval, propensity, 1.0
+    weight = weight.double()
+    matched = MatchedInterval(*(torch.where(weight > 0, x, 0.0) for x in interval))
+    return matched, propensity.double() / torch.where(weight > 0, weight, 1.0), float(weight[weight > 0].min())
 
 
 def _events(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor) -> tuple[Tensor, ...]:
@@ -188,19 +206,6 @@ def _events(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: 
     row = row[order]
     mass = sign[order] / propensity.double()[row]
     return multiplier[order], row, mass, mass * value.double()[row], mass * cost.double()[row]
-
-
-def _compiled_events(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: Tensor) -> tuple[Tensor, ...]:
-    from lightning_budget.metrics.functional.compiled.intervals import changes_of, events_of
-
-    multiplier, signed_row = events_of(*(x.numpy() for x in interval))
-    multiplier = torch.from_numpy(multiplier)
-    order = by_slope(multiplier)
-    row = torch.empty(len(order), dtype=torch.int64)
-    mass, worth, paid = torch.empty(3, len(order), dtype=torch.float64)
-    columns = (x.detach().contiguous().numpy() for x in (value, cost, propensity))
-    changes_of(order.numpy(), signed_row, *columns, *(x.numpy() for x in (row, mass, worth, paid)))
-    return multiplier[order], row, mass, worth, paid
 
 
 def policy_walk(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> Walk:

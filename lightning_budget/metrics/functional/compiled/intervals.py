@@ -109,3 +109,44 @@ def changes_of(order, signed_row, value, cost, propensity, row, mass, worth, pai
         row[k], mass[k] = i, weight
         worth[k] = weight * np.float64(value[i])
         paid[k] = weight * np.float64(cost[i])
+
+
+@_exact
+def points_of(order, multiplier, signed_row, value, cost, propensity, total, least, at, spend, worth):
+    """Write the curve through an order of the events: M multipliers, spends and values per capita; returns M.
+
+    ``total`` is the denominator of all points; 0: the weight of the rows held there. A point that holds less than
+    ``least`` repeats the one above, and at the start the first one below that holds more.
+    """
+    mass, paid, earned = 0.0, 0.0, 0.0
+    k, first = 0, -1
+    events = len(order)
+    e = order[0]
+    here = multiplier[e]
+    for j in range(events):
+        i = signed_row[e]
+        sign = 1.0 if i >= 0 else -1.0
+        i = i if i >= 0 else -1 - i
+        weight = 0.0 if e == 0 else sign / np.float64(propensity[i])
+        mass += weight
+        paid += weight * np.float64(cost[i])
+        earned += weight * np.float64(value[i])
+        after = 0.0
+        if j + 1 < events:
+            e = order[j + 1]
+            after = multiplier[e]
+            if after == here:
+                continue
+        at[k], here = here, after
+        size = total if total > 0 else mass
+        if size > least:
+            spend[k], worth[k] = paid / size, earned / size
+            if first < 0:
+                first = k
+        elif first >= 0:
+            spend[k], worth[k] = spend[k - 1], worth[k - 1]
+        k += 1
+    for j in range(k if first < 0 else first):
+        spend[j] = 0.0 if first < 0 else spend[first]
+        worth[j] = 0.0 if first < 0 else worth[first]
+    return k

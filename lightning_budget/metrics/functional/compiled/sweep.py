@@ -9,9 +9,11 @@ _FIRST, _SECOND = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
 _LOW = np.uint64(0xFFFFFFFF)
 
 _loop = nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "reassoc"})
+# A call an event costs a fifth of the time.
+_inlined = nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "reassoc"}, inline="always")
 
 
-@_loop
+@_inlined
 def draw(hashed, keys, edges, pairs, halves, counts):
     """Poisson counts ``[R]`` of one user, two from each hashed key; see ``poisson.hashed_counts``."""
     low, high = np.uint32(hashed & _LOW), np.uint32(hashed >> np.uint64(32))
@@ -30,7 +32,7 @@ def draw(hashed, keys, edges, pairs, halves, counts):
         counts[r] = n
 
 
-@_loop
+@_inlined
 def _add(counts, mass_change, value_change, cost_change, budget, share, mass, value, cost):
     """Add one event to R running sums; how many of them need a look: over their budget, or out of rows."""
     found = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_budget.allocation.compiled import usable
-from lightning_budget.allocation.frontier import efficient_frontier
+from lightning_budget.allocation.frontier import frontier_steps
 from lightning_budget.allocation.order import by_slope
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.checks import (
@@ -81,7 +81,7 @@ class CostCurve:
         Raises:
             InputError: if a multiplier is NaN or negative.
         """
-        price = torch.as_tensor(multiplier, dtype=torch.float64, device=self.spend.device).reshape(-1)
+        price = torch.as_tensor(multiplier, dtype=torch.float64, device=self.spend.device).reshape(-1).contiguous()
         if not bool((price >= 0).all()):
             raise InputError(
                 f"multipliers {price.tolist()}", "0 or more (value per currency)", "give prices, not budgets"
@@ -130,13 +130,7 @@ def cost_curve(
     check_outcomes(value, cost, propensity, len(treatment))
     check_normalization(normalization)
     check_weight(weight, len(treatment))
-    if usable(interval.lower):
-        from lightning_budget.metrics.functional.compiled.intervals_run import curve
-
-        interval, propensity, least = _weighted(interval, propensity, weight)
-        size = 0.0 if normalization == "hajek" else float(len(treatment) if weight is None else weight.double().sum())
-        return CostCurve(*curve(interval, value, cost, propensity, size, 0.5 * least))
-    return curve_of(matched_walk(interval, value, cost, propensity, normalization, weight))
+    return matched_curve(interval, value, cost, propensity, normalization, weight)
 
 
 def policy_curve(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> CostCurve:
@@ -156,6 +150,25 @@ def policy_curve(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_c
     """
     check_policy(value_hat, cost_hat, true_value, true_cost)
     return curve_of(policy_walk(value_hat, cost_hat, true_value, true_cost))
+
+
+def matched_curve(
+    interval: MatchedInterval,
+    value: Tensor,
+    cost: Tensor,
+    propensity: Tensor,
+    normalization: Normalization,
+    weight: Tensor | None = None,
+) -> CostCurve:
+    """The curve of :func:`matched_walk`, every row counted once; in fewer passes where there is compiled code."""
+    if not usable(interval.lower):
+        return curve_of(matched_walk(interval, value, cost, propensity, normalization, weight))
+    from lightning_budget.metrics.functional.compiled.intervals_run import curve
+
+    interval, propensity, least = _weighted(interval, propensity, weight)
+    size = len(interval.lower) if weight is None else float(weight.double().sum())
+    total = 0.0 if normalization == "hajek" else float(size)
+    return CostCurve(*curve(interval, value, cost, propensity, total, 0.5 * least))
 
 
 def matched_walk(
@@ -210,16 +223,14 @@ def _events(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: 
 
 def policy_walk(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> Walk:
     """Users start at their cheapest arm and take the increments of their frontier as their slopes are passed."""
-    users = len(value_hat)
-    frontier = efficient_frontier(value_hat.detach().double(), cost_hat.detach().double())
-    paid = frontier.slope > 0
-    user, arm, previous = frontier.user[paid], frontier.arm[paid], frontier.previous[paid]
-    slope = frontier.slope[paid].double()
+    users, arms = value_hat.shape
+    cheapest, user, arm, previous, slope = frontier_steps(value_hat.detach().double().T, cost_hat.detach().double().T)
     everyone = torch.arange(users, device=value_hat.device)
+    start, before, after = everyone * arms + cheapest, user * arms + previous, user * arms + arm
 
     def changes(truth: Tensor) -> Tensor:
-        truth = truth.double()
-        return torch.cat([truth[everyone, frontier.cheapest], truth[user, arm] - truth[user, previous]])
+        flat = truth.double().reshape(-1)
+        return torch.cat([flat[start], flat[after] - flat[before]])
 
     multiplier = torch.cat([slope.new_full((users,), torch.inf), slope])
     return build_walk(multiplier, torch.cat([everyone, user]), None, changes(true_value), changes(true_cost), users)

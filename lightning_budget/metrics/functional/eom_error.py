@@ -17,7 +17,7 @@ from lightning_budget.metrics.functional.checks import (
     check_user,
     check_weight,
 )
-from lightning_budget.metrics.functional.cost_curve import CostCurve, curve_of, matched_walk
+from lightning_budget.metrics.functional.cost_curve import CostCurve, matched_curve
 from lightning_budget.metrics.functional.matched import MatchedInterval
 
 WINDOW = 0.1
@@ -73,7 +73,7 @@ def eom_influence(
     check_normalization(normalization)
     check_weight(weight, rows)
     size = torch.ones_like(propensity, dtype=torch.float64) if weight is None else weight.double()
-    curve = curve_of(matched_walk(interval, value, cost, propensity, normalization, weight))
+    curve = matched_curve(interval, value, cost, propensity, normalization, weight)
     point = curve.at_budget(budget)
     found = []
     for b, multiplier in enumerate(point.multiplier.tolist()):

@@ -14,7 +14,7 @@ from lightning_budget.allocation import policy_treatment, solve_multipliers
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.losses.budgets import budget_grid
 from lightning_budget.metrics.functional.checks import Normalization
-from lightning_budget.metrics.functional.cost_curve import cost_curve, policy_curve
+from lightning_budget.metrics.functional.cost_curve import CostCurve, cost_curve, policy_curve
 from lightning_budget.metrics.functional.oracle import regret
 from lightning_budget.table import RCTTable
 from lightning_budget.training.data import trial_data
@@ -43,6 +43,7 @@ class AllocationMetrics(L.Callback):
         self.fractions = tuple(budgets)
         self.normalization: Normalization = normalization
         self._parts: list[Part] = []
+        self._optimum: tuple[RCTTable, CostCurve] | None = None
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._parts = []
@@ -70,7 +71,11 @@ class AllocationMetrics(L.Callback):
         module = cast("BudgetModule", pl_module)
         budgets = budget_grid(self.fractions, module.statistics.free_spend)
         arms = module.schema.treatments
-        results = allocation_metrics(table, prediction, budgets, arms, self.fractions, self.normalization)
+        # The optimum is the table's alone, and takes as long as all the rest.
+        if table.has_oracle and (self._optimum is None or self._optimum[0] is not table):
+            self._optimum = table, optimum_of(table)
+        optimum = self._optimum[1] if self._optimum and table.has_oracle else None
+        results = allocation_metrics(table, prediction, budgets, arms, self.fractions, self.normalization, optimum)
         monitored = f"val/eom_{self.normalization}"
         pl_module.log(monitored, results.pop(monitored), prog_bar=True, sync_dist=True)
         pl_module.log_dict(results, sync_dist=True)
@@ -83,8 +88,9 @@ def allocation_metrics(
     arms: Sequence[str],
     fractions: Sequence[float],
     normalization: Normalization,
+    optimum: CostCurve | None = None,
 ) -> dict[str, float]:
-    """The numbers that :class:`AllocationMetrics` logs, by name."""
+    """The numbers that :class:`AllocationMetrics` logs, by name; ``optimum`` saves :func:`optimum_of` the table."""
     value, cost = prediction.value, prediction.cost
     logged = (table.treatment, table.value, table.cost, table.propensity)
     curve = cost_curve(value, cost, *logged, normalization=normalization)
@@ -96,8 +102,14 @@ def allocation_metrics(
     ]
     named |= {f"share_{arm}": torch.stack([shares[j] for shares in mix]) for j, arm in enumerate(arms)}
     if table.true_value is not None and table.true_cost is not None:
-        oracle = policy_curve(table.true_value, table.true_cost, table.true_value, table.true_cost)
+        oracle = optimum or optimum_of(table)
         named["regret"] = regret(policy_curve(value, cost, table.true_value, table.true_cost), oracle, budgets)
     results = {f"val/{k}@{f:g}": float(x) for k, v in named.items() for f, x in zip(fractions, v, strict=True)}
     results[f"val/eom_{normalization}"] = float(named[f"eom_{normalization}"].mean())
     return results
+
+
+def optimum_of(table: RCTTable) -> CostCurve:
+    """True spend and value of the best policy there is, for a table with an oracle."""
+    truth = cast("Tensor", table.true_value), cast("Tensor", table.true_cost)
+    return policy_curve(*truth, *truth)

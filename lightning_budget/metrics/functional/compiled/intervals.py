@@ -75,78 +75,71 @@ def matched_intervals(v, c, stride, arms, treatment, lower, upper):
 
 
 @_exact
-def events_of(lower, upper):
-    """Entries and exits of N rows, unsorted: multiplier ``[E]``, and row ``[E]``, −1 − row where it leaves.
+def events_of(lower, upper, value, cost, propensity):
+    """Entries and exits of N rows, unsorted: multiplier ``[E]``, row ``[E]``, and changes ``[E, 4]``.
 
-    The first event, of row 0 and without weight, stands at +inf, so that every walk starts there.
+    A change is the multiplier again, then mass, value and cost: one place in memory to fetch in another order. The
+    first event, of row 0 and without weight, stands at +inf, so that every walk starts there.
     """
     count = 1
     for i in range(len(lower)):
         count += (lower[i] < upper[i]) + (lower[i] > 0)
-    multiplier, row = np.empty(count), np.empty(count, np.int64)
+    multiplier, row, change = np.empty(count), np.empty(count, np.int64), np.empty((count, 4))
     multiplier[0], row[0] = np.inf, 0
+    change[0, 0], change[0, 1], change[0, 2], change[0, 3] = np.inf, 0.0, 0.0, 0.0
     k = 1
     for i in range(len(lower)):
         if lower[i] < upper[i]:
+            mass = 1.0 / np.float64(propensity[i])
+            worth, paid = mass * np.float64(value[i]), mass * np.float64(cost[i])
             multiplier[k], row[k] = upper[i], i
+            change[k, 0], change[k, 1], change[k, 2], change[k, 3] = upper[i], mass, worth, paid
             k += 1
-    for i in range(len(lower)):
-        if lower[i] > 0:
-            multiplier[k], row[k] = lower[i], -1 - i
-            k += 1
-    return multiplier, row
+            if lower[i] > 0:
+                multiplier[k], row[k] = lower[i], i
+                change[k, 0], change[k, 1], change[k, 2], change[k, 3] = lower[i], -mass, -worth, -paid
+                k += 1
+    return multiplier, row, change
 
 
 @_exact
-def changes_of(order, signed_row, value, cost, propensity, row, mass, worth, paid):
-    """Changes ``[E]`` of mass, value and cost in an order of the events, and whose they are."""
+def changes_of(order, unsorted_row, change, multiplier, row, mass, worth, paid):
+    """Multiplier, row, and changes of mass, value and cost ``[E]`` in an order of the events."""
     for k in range(len(order)):
         e = order[k]
-        i = signed_row[e]
-        sign = 1.0 if i >= 0 else -1.0
-        i = i if i >= 0 else -1 - i
-        weight = 0.0 if e == 0 else sign / np.float64(propensity[i])
-        row[k], mass[k] = i, weight
-        worth[k] = weight * np.float64(value[i])
-        paid[k] = weight * np.float64(cost[i])
+        row[k], multiplier[k] = unsorted_row[e], change[e, 0]
+        mass[k], worth[k], paid[k] = change[e, 1], change[e, 2], change[e, 3]
 
 
 @_exact
-def points_of(order, multiplier, signed_row, value, cost, propensity, total, least, at, spend, worth):
-    """Write the curve through an order of the events: M multipliers, spends and values per capita; returns M.
+def points_of(order, change, total, least):
+    """Multiplier, spend and value of the M points of a walk over events in an order, every row counted once.
 
-    ``total`` is the denominator of all points; 0: the weight of the rows held there. A point that holds less than
-    ``least`` repeats the one above, and at the start the first one below that holds more.
+    Args:
+        total: divides the sums; 0: they are divided by the running mass, where that is above ``least``.
     """
-    mass, paid, earned = 0.0, 0.0, 0.0
-    k, first = 0, -1
     events = len(order)
-    e = order[0]
-    here = multiplier[e]
+    multiplier, spend, value = np.empty(events), np.empty(events), np.empty(events)
+    mass = worth = paid = 0.0
+    k, first = 0, -1
     for j in range(events):
-        i = signed_row[e]
-        sign = 1.0 if i >= 0 else -1.0
-        i = i if i >= 0 else -1 - i
-        weight = 0.0 if e == 0 else sign / np.float64(propensity[i])
-        mass += weight
-        paid += weight * np.float64(cost[i])
-        earned += weight * np.float64(value[i])
-        after = 0.0
-        if j + 1 < events:
-            e = order[j + 1]
-            after = multiplier[e]
-            if after == here:
-                continue
-        at[k], here = here, after
-        size = total if total > 0 else mass
-        if size > least:
-            spend[k], worth[k] = paid / size, earned / size
-            if first < 0:
-                first = k
+        e = order[j]
+        price = change[e, 0]
+        mass += change[e, 1]
+        worth += change[e, 2]
+        paid += change[e, 3]
+        if j + 1 < events and change[order[j + 1], 0] == price:
+            continue
+        multiplier[k], spend[k], value[k] = price, 0.0, 0.0
+        if total > 0:
+            spend[k], value[k] = paid / total, worth / total
+        elif mass > least:
+            spend[k], value[k] = paid / mass, worth / mass
+            first = k if first < 0 else first
         elif first >= 0:
-            spend[k], worth[k] = spend[k - 1], worth[k - 1]
+            spend[k], value[k] = spend[k - 1], value[k - 1]
         k += 1
-    for j in range(k if first < 0 else first):
-        spend[j] = 0.0 if first < 0 else spend[first]
-        worth[j] = 0.0 if first < 0 else worth[first]
-    return k
+    for j in range(first):
+        spend[j], value[j] = spend[first], value[first]
+    # Copied, so that little is kept of rooms for every event.
+    return multiplier[:k].copy(), spend[:k].copy(), value[:k].copy()

@@ -25,32 +25,28 @@ def events(
     interval: tuple[Tensor, Tensor], value: Tensor, cost: Tensor, propensity: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Multiplier, row, and changes of mass, value and cost of every event, by falling multiplier; ``[E]`` each."""
-    multiplier, signed_row, order = _sorted(interval)
+    order, unsorted_row, change = _sorted(interval, value, cost, propensity)
     row = torch.empty(len(order), dtype=torch.int64)
-    mass, worth, paid = torch.empty(3, len(order), dtype=torch.float64)
-    columns = (x.detach().contiguous().numpy() for x in (value, cost, propensity))
-    changes_of(order.numpy(), signed_row, *columns, *(x.numpy() for x in (row, mass, worth, paid)))
-    return multiplier[order], row, mass, worth, paid
+    multiplier, mass, worth, paid = torch.empty(4, len(order), dtype=torch.float64)
+    changes_of(order.numpy(), unsorted_row, change, *(x.numpy() for x in (multiplier, row, mass, worth, paid)))
+    return multiplier, row, mass, worth, paid
 
 
 def curve(
     interval: tuple[Tensor, Tensor], value: Tensor, cost: Tensor, propensity: Tensor, total: float, least: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     """Multiplier, spend and value ``[M]`` of the curve; see ``intervals.points_of``."""
-    multiplier, signed_row, order = _sorted(interval)
-    found = torch.empty(3, len(order), dtype=torch.float64)
-    y, c, p = (x.detach().contiguous().numpy() for x in (value, cost, propensity))
-    at, spend, worth = found.numpy()
-    count = points_of(order.numpy(), multiplier.numpy(), signed_row, y, c, p, total, least, at, spend, worth)
-    at, spend, worth = (x[:count].clone() for x in found)
-    return at, spend, worth
+    order, _, change = _sorted(interval, value, cost, propensity)
+    return [torch.from_numpy(x) for x in points_of(order.numpy(), change, total, least)]
 
 
-def _sorted(interval: tuple[Tensor, Tensor]) -> tuple[Tensor, np.ndarray, Tensor]:
-    lower, upper = interval
-    multiplier, signed_row = events_of(lower.numpy(), upper.numpy())
-    multiplier = torch.from_numpy(multiplier)
-    return multiplier, signed_row, by_slope(multiplier)
+def _sorted(
+    interval: tuple[Tensor, Tensor], value: Tensor, cost: Tensor, propensity: Tensor
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Order ``[E]`` of the events by falling multiplier; their rows and changes, unsorted."""
+    lower, upper, y, c, p = (x.detach().contiguous().numpy() for x in (*interval, value, cost, propensity))
+    multiplier, row, change = events_of(lower, upper, y, c, p)
+    return by_slope(torch.from_numpy(multiplier)), row, change
 
 
 def _memory(x: Tensor) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Several constraints at once, and the looks at all users they take: ``python benchmarks/allocation_constraints.py``.
 
-Log-normal and Pareto(1.2) spend; three and ten constraints, and 300 segments with a budget each beside one for all. A
-full pass is a look at every user; the sample and the open users that Newton's steps look at stand beside it, as
-multiples of all users.
+Even (log-normal) and Pareto(1.2) spend, and concentrated costs, which are nearly the same for everyone; three and ten
+constraints, and 300 segments with a budget each beside one for all. A full pass is a look at every user; the sample and
+the open users that the steps look at stand beside it, as multiples of all users. Usages are recounted in extended
+precision.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 # Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import torch
 from machine import hardware, versions
 from torch import Tensor
@@ -37,9 +39,9 @@ SEGMENTS = 300
 PASSES = 5
 DUAL_GAP = 1e-5
 PRIMAL_GAP = 1e-3
-SIZES, QUICK_SIZES = (100_000, 1_000_000), (40_000,)
+SIZES, QUICK_SIZES = (1_000_000,), (40_000,)
 RULES, QUICK_RULES = ("3", "10", "segments"), ("3", "10")
-TAILS = ("log-normal", "Pareto(1.2)")
+TAILS = ("even", "Pareto(1.2)", "concentrated")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class Run:
     Attributes:
         users: N; tail: of the spend; rules: which constraints.
         dual_gap: relative distance of the bound to the least one that more passes find.
-        passes: looks at all users; visits: users that Newton's steps looked at, as a multiple of N.
-        gap: relative, of whole users to the bound; dual_seconds, seconds: CPU time of the multipliers, and of all.
+        passes: looks at all users; visits: users that the steps looked at, as a multiple of N.
+        gap: relative, of whole users to the bound; over: the largest usage above its limit, at most 0 if all hold.
+        dual_seconds, seconds: CPU time of the multipliers, and of all.
     """
 
     users: int
@@ -60,6 +63,7 @@ class Run:
     passes: int
     visits: float
     gap: float
+    over: float
     dual_seconds: float
     seconds: float
 
@@ -74,7 +78,10 @@ def predictions(users: int, tail: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     dose = torch.arange(ARMS)[:, None] / (ARMS - 1)
     response = 0.3 * torch.rand(users, generator=generator) * (1 - torch.exp(-2 * dose))
     value = spend * (response + 0.01 * torch.randn(ARMS, users, generator=generator))
-    return value.T, (0.1 * spend * dose).T
+    cost = 0.1 * spend * dose
+    if tail == TAILS[2]:
+        cost = 0.1 * dose * (1 + 1e-4 * torch.rand(ARMS, users, generator=generator))
+    return value.T, cost.T
 
 
 def rules(name: str, cost: Tensor, seed: int = 1) -> list[Constraint]:
@@ -108,6 +115,22 @@ def measure(sizes: Sequence[int] = SIZES, names: Sequence[str] = RULES) -> list[
     return found
 
 
+def overspend(problem: ConstrainedProblem, assignment: Tensor) -> float:
+    """Largest usage above its limit, summed in extended precision."""
+    cost = problem.cost.gather(1, assignment[:, None])[:, 0].numpy().astype(np.longdouble)
+    worst = -np.inf
+    for c in problem.constraints:
+        used = cost if c.usage is None else np.ones_like(cost)
+        if c.treatments is not None:
+            used = used * np.isin(assignment.numpy(), c.treatments)
+        group = np.zeros(len(cost), int) if c.users is None else c.users.numpy().astype(int) - (not c.grouped)
+        total = np.zeros(c.groups, np.longdouble)
+        np.add.at(total, group[group >= 0], used[group >= 0])
+        over = (total - np.atleast_1d(np.asarray(c.limit, np.longdouble))) * (-1 if c.at_least else 1)
+        worst = max(worst, float(over.max()))
+    return worst
+
+
 def _run(tail: str, name: str, problem: ConstrainedProblem) -> Run:
     users, rows = len(problem.value), Rows(problem)
     start = time.process_time()
@@ -125,6 +148,7 @@ def _run(tail: str, name: str, problem: ConstrainedProblem) -> Run:
         solved.passes,
         solved.visits / users,
         whole.gap / whole.dual_bound,
+        overspend(problem, whole.assignment),
         dual_seconds,
         seconds,
     )
@@ -132,30 +156,31 @@ def _run(tail: str, name: str, problem: ConstrainedProblem) -> Run:
 
 def table(runs: Sequence[Run]) -> list[str]:
     """In Markdown."""
-    head = "users | spend | constraints | full passes | users seen by Newton / N | dual gap | gap of whole users"
-    head += " | multipliers, CPU s | all, CPU s"
-    lines = [f"| {head} |", "|---" * 9 + "|"]
+    head = "users | spend | constraints | full passes | users seen by steps / N | dual gap | gap of whole users"
+    head += " | largest usage over its limit | multipliers, CPU s | all, CPU s"
+    lines = [f"| {head} |", "|---" * 10 + "|"]
     for r in runs:
         rules_of = f"{SEGMENTS} segments and one" if r.rules == "segments" else r.rules
         cells = [f"{r.users:,}", r.tail, rules_of, str(r.passes), f"{r.visits:.2f}", f"{r.dual_gap:.1e}"]
-        cells += [f"{r.gap:.1e}", f"{r.dual_seconds:.2f}", f"{r.seconds:.2f}"]
+        cells += [f"{r.gap:.1e}", f"{r.over:.1e}", f"{r.dual_seconds:.2f}", f"{r.seconds:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
 def shortfalls(runs: Sequence[Run]) -> list[str]:
-    """What misses the limits: up to ten constraints in five passes to a dual gap of 1e-5, whole users within 1e-3.
+    """What misses the limits: five passes to a dual gap of 1e-5, no usage over its limit, whole users within 1e-3.
 
-    Segments are not part of that claim: their figures stand in the table.
+    Whole users of segments have no such limit: each segment has large users of its own, and none of the others' to
+    make up for them.
     """
     found = []
     for r in runs:
-        if r.rules == "segments":
-            continue
         what = f"{r.rules} constraints, {r.users:,} users, {r.tail}"
         if r.passes > PASSES or r.dual_gap > DUAL_GAP:
             found.append(f"{what}: dual gap {r.dual_gap:.1e} after {r.passes} passes")
-        if r.gap > PRIMAL_GAP:
+        if r.over > 0:
+            found.append(f"{what}: a usage is {r.over:.1e} over its limit")
+        if r.rules != "segments" and r.gap > PRIMAL_GAP:
             found.append(f"{what}: whole users leave a gap of {r.gap:.1e}")
     return found
 

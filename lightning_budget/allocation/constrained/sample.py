@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_budget.allocation.constrained.rows import Block, Rows
 from lightning_budget.allocation.constrained.ties import by_hash, hashed_unit, lowest_hashes
+from lightning_budget.allocation.summation import exact_parts
 
 _HEAVY = 2.0
 """Mean square over squared mean of the users' sizes from which they are drawn by size."""
@@ -79,7 +80,8 @@ def _chances(size: Tensor, count: int) -> Tensor:
     """In proportion to the size, at most 1, and so that they add up to ``count``."""
     certain = torch.zeros_like(size, dtype=torch.bool)
     while True:
-        chance = size * ((count - int(certain.sum())) / float(size.masked_fill(certain, 0.0).sum()))
+        total = math.fsum(exact_parts(size.masked_fill(certain, 0.0)))
+        chance = size * ((count - int(certain.sum())) / total)
         more = (chance >= 1) & ~certain
         if not bool(more.any()):
             return torch.where(certain, 1.0, chance)

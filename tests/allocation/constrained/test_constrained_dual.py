@@ -99,7 +99,7 @@ def test_open_users_and_multipliers_do_not_depend_on_the_order_of_rows(users: in
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.usefixtures("small_sample")
 def test_few_passes_suffice_where_a_few_users_make_up_much_of_the_total(seed: int) -> None:
     problem = heavy_problem(seed, 4000)

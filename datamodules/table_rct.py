@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from datamodules.base import RCTDataModule
-from lightning_budget.columns import UNIFORM, TableColumns
+from lightning_budget.data.columns import UNIFORM, TableColumns
+from lightning_budget.data.files import FORMATS
+from lightning_budget.data.trial import read_trial
 from lightning_budget.errors import InputError
-from lightning_budget.files import FORMATS
-from lightning_budget.parquet import read_trial
 from lightning_budget.schema import DataSchema, Outcome
 from lightning_budget.table import RCTTable
 from lightning_budget.trial.rows import Kind, Rows

@@ -21,9 +21,9 @@ from datamodules.table_rct import TableRCTDataModule
 from lightning_budget import cli
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.cli.build import build, check_can_be_made, quiet, run_folder_of, saved_config
+from lightning_budget.data.trial import read_trial
 from lightning_budget.errors import InputError
 from lightning_budget.evaluation import Evaluation, PredictionFormat, evaluate, read_predictions, write_evaluation
-from lightning_budget.parquet import read_trial
 from lightning_budget.report import check_request, print_report
 from lightning_budget.schema import DataSchema
 from lightning_budget.table import RCTTable, concatenate

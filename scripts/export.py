@@ -19,8 +19,8 @@ from lightning_budget import cli
 from lightning_budget.allocation.policy_origin import content_hash
 from lightning_budget.allocation.price_policy import PricePolicy
 from lightning_budget.cli.build import check_can_be_made, quiet
+from lightning_budget.data.users import read_users
 from lightning_budget.errors import InputError
-from lightning_budget.parquet import read_users
 from lightning_budget.schema import DataSchema
 from lightning_budget.serving import load_policy
 from lightning_budget.statistics import DataStatistics

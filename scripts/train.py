@@ -19,9 +19,9 @@ from datamodules import RCTDataModule
 from lightning_budget import cli
 from lightning_budget.atomic import atomic_path
 from lightning_budget.cli.build import build, build_datamodule, quiet, run_folder_of, saved_config, with_overrides
+from lightning_budget.data.users import write_users
 from lightning_budget.errors import InputError
 from lightning_budget.losses.budgets import budget_grid
-from lightning_budget.parquet import write_users
 from lightning_budget.report import compare, print_report, write_report
 from lightning_budget.training.comparison import (
     Recipe,

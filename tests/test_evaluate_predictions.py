@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from lightning_budget import cli
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.campaign import Campaign
-from lightning_budget.columns import TableColumns
+from lightning_budget.data.columns import TableColumns
+from lightning_budget.data.trial import read_rct
 from lightning_budget.errors import InputError
 from lightning_budget.evaluation import (
     Evaluation,
@@ -44,7 +45,6 @@ from lightning_budget.metrics.functional import (
     qini_curve,
     uplift_curve,
 )
-from lightning_budget.parquet import read_rct
 from lightning_budget.report import compare
 from lightning_budget.report.render import as_text
 from lightning_budget.schema import DataSchema

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from lightning_budget.campaign import Campaign
+from lightning_budget.data.users import write_users
 from lightning_budget.models.registry import build_model
-from lightning_budget.parquet import write_users
 from lightning_budget.serving import save_program
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.serving_export import to_serving

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from lightning_budget.data.files import read_columns, write_parquet
 from lightning_budget.evaluation.results import Curves
-from lightning_budget.files import read_columns, write_parquet
 from lightning_budget.metrics.functional import CostCurve
 from lightning_budget.report.compute import thinned
 

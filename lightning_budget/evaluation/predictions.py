@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_budget.batch import ResponsePrediction
-from lightning_budget.columns import Column
+from lightning_budget.data.column import Column
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
 from lightning_budget.streaming.batches import read_piece

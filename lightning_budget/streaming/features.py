@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_budget.batch import ResponsePrediction
-from lightning_budget.files import check_names, read_columns, write_parquet
-from lightning_budget.parquet import user_roles, users_of_rows
+from lightning_budget.data.files import check_names, read_columns, write_parquet
+from lightning_budget.data.users import user_roles, users_of_rows
 from lightning_budget.schema import DataSchema
 from lightning_budget.streaming.source import Source
 

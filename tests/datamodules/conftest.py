@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from lightning_budget.columns import TableColumns
+from lightning_budget.data.columns import TableColumns
 
 N = 600
 

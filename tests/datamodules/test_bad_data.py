@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lightning_budget.columns import TableColumns
+from lightning_budget.data.columns import TableColumns
+from lightning_budget.data.files import write_parquet
+from lightning_budget.data.trial import read_rct
+from lightning_budget.data.users import read_users, write_users
 from lightning_budget.errors import InputError
-from lightning_budget.files import write_parquet
-from lightning_budget.parquet import read_rct, read_users, write_users
 from lightning_budget.schema import DataSchema, SparseFeature
 
 Save = Callable[..., Path]

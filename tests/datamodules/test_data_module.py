@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules import RCTDataModule, TableRCTDataModule
 from lightning_budget.batch import RCTBatch
-from lightning_budget.columns import TableColumns
+from lightning_budget.data.columns import TableColumns
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics

@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from lightning_budget.columns import TableColumns
-from lightning_budget.parquet import SPLITS, read_rct, read_users, write_users
+from lightning_budget.data.columns import TableColumns
+from lightning_budget.data.trial import SPLITS, read_rct
+from lightning_budget.data.users import read_users, write_users
 from lightning_budget.schema import UNKNOWN, DataSchema, SparseFeature
 from lightning_budget.table import IdList, RCTTable
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from datamodules import TableRCTDataModule
-from lightning_budget.columns import TableColumns
+from lightning_budget.data.columns import TableColumns
+from lightning_budget.data.trial import read_trial
 from lightning_budget.errors import InputError
-from lightning_budget.parquet import read_trial
 from lightning_budget.trial.rows import KINDS
 
 Save = Callable[..., Path]

@@ -25,8 +25,8 @@ from lightning_budget.allocation import (
     SlopeSketch,
     policy_treatment,
 )
+from lightning_budget.data.users import read_users, write_users
 from lightning_budget.errors import InputError
-from lightning_budget.parquet import read_users, write_users
 from lightning_budget.serving import ServingModel, load, load_program, save_policy
 from lightning_budget.table import RCTTable
 from lightning_budget.training import serving_export

@@ -24,8 +24,8 @@ from lightning_budget.allocation import (
     PricePolicy,
     SlopeSketch,
 )
+from lightning_budget.data.users import read_users, write_users
 from lightning_budget.errors import InputError
-from lightning_budget.parquet import read_users, write_users
 from lightning_budget.serving import ServingModel, load, load_policy, save, save_policy
 from lightning_budget.training.export import load_model
 from lightning_budget.training.serving_export import serving_inputs

@@ -19,7 +19,7 @@ PLAIN = """
 import sys
 sys.modules["lightning"] = sys.modules["pytorch_lightning"] = sys.modules["hydra"] = None
 import torch
-from lightning_budget.parquet import read_users
+from lightning_budget.data.users import read_users
 from lightning_budget.training.export import load_model, load_schema
 model = load_model(sys.argv[1])
 users, ids = read_users(sys.argv[2], load_schema(sys.argv[1]))
@@ -68,7 +68,7 @@ def test_loads_as_weights_only_and_holds_plain_tensors(
 
 
 def test_without_lightning(trained: tuple[CampaignDataModule, Path, ResponsePrediction], tmp_path: Path) -> None:
-    from lightning_budget.parquet import write_users
+    from lightning_budget.data.users import write_users
 
     data, path, expected = trained
     write_users(data.test, data.schema, tmp_path / "users.parquet")

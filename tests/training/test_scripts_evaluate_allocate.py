@@ -13,7 +13,7 @@ from training_runs import ROOT, assert_same_report, call, report
 
 from lightning_budget.allocation import allocate as allocate_problem
 from lightning_budget.cli.build import saved_config
-from lightning_budget.parquet import read_users
+from lightning_budget.data.users import read_users
 from lightning_budget.training.export import load_model, load_schema
 from scripts import allocate, evaluate
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lightning_budget.columns import UNIFORM, Column, TableColumns
+from lightning_budget.data.column import Column
+from lightning_budget.data.columns import UNIFORM, TableColumns
+from lightning_budget.data.files import File
 from lightning_budget.errors import InputError
-from lightning_budget.files import File
 from lightning_budget.trial.rows import Kind, Rows, screen_rows
 
 

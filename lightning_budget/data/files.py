@@ -12,7 +12,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from lightning_budget.atomic import atomic_path
-from lightning_budget.columns import Column
+from lightning_budget.data.column import Column
 from lightning_budget.errors import InputError
 
 FORMATS = "a .csv, .csv.gz or .parquet file, or a folder of .parquet files"

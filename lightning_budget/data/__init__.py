@@ -1,0 +1,1 @@
+"""Randomized trials and users to be scored, from files to tables in memory."""

@@ -124,7 +124,7 @@ def one_rank(folder: Path, output: Path, repeats: int, read: bool) -> Stream:
             with workplace(output, ranks):
                 source = ranks.first(lambda: open_source(folder))
                 scorer = prediction_columns(source, "user_id", None, None, None)
-                request = Request(output, BUDGET * source.rows, shown=False)
+                request = Request(output, BUDGET * source.rows, threads=max(cores // ranks.size, 1), shown=False)
                 result = allocate_files(source, scorer, request, ranks)
             found.whole.append(time.perf_counter() - start)
             found.job_cpu.append(time.process_time() - busy)

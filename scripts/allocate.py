@@ -152,7 +152,8 @@ def main(cfg: DictConfig) -> None:
 def run(cfg: DictConfig, ranks: Ranks) -> None:
     """The job of all processes."""
     # Arrow goes by OMP_NUM_THREADS too, which is 1 for torch's sake; columns are decoded on all cores of this process.
-    pa.set_cpu_count(max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)), 1))
+    cores = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)), 1)
+    pa.set_cpu_count(cores)
     ranks.first(lambda: check_request(cfg))
     schema = ranks.each(lambda: load_schema(cfg.ckpt))[ranks.rank] if cfg.ckpt is not None else None
     output = absolute(cfg.output)
@@ -179,6 +180,7 @@ def run(cfg: DictConfig, ranks: Ranks) -> None:
             batch_rows=BATCH_ROWS if schema is None else cfg.batch_size,
             allow_negative_cost=cfg.allow_negative_cost,
             check_duplicates=cfg.check_duplicates,
+            threads=cores if schema is None else 1,
             save_policy=save,
         )
         result = allocate_files(source, found[0], request, ranks)

@@ -14,7 +14,7 @@ from lightning_budget.allocation.finish import Found, Miss, OpenUsers, finish
 from lightning_budget.allocation.frontier import LARGEST
 from lightning_budget.allocation.policy import arms_at
 from lightning_budget.allocation.problem import check_feasible, check_finite, check_shapes
-from lightning_budget.allocation.search import Bracket, few_enough, guessed, inside, search
+from lightning_budget.allocation.search import Bracket, few_enough, guessed, inside, narrows, search
 from lightning_budget.allocation.settled import settle
 from lightning_budget.allocation.summation import exact_parts
 from lightning_budget.errors import InputError
@@ -89,9 +89,9 @@ def critical_multipliers(
     for i, part in zip(rest, parts, strict=True):
         if not part.finite:
             check_finite(value, cost)
-        few = len(part.rows) <= len(value) // 2
         left = inside(users, part)
-        one = search(left, totals[i], leftover=False) if few else finish(left, totals[i], leftover=False)
+        go_on = narrows(len(part.rows), len(value))
+        one = search(left, totals[i], leftover=False) if go_on else finish(left, totals[i], leftover=False)
         if isinstance(one, Miss):
             one = search(users, totals[i], leftover=False)
         found[i] = _found(one, cost, totals).multiplier

@@ -31,6 +31,14 @@ def few_enough(users: int) -> bool:
     return users <= FINISH_USERS
 
 
+def narrows(left: int, users: int) -> bool:
+    """Whether a bracket has settled enough to try another one: many users who share a slope are only told by sorting.
+
+    A pass over users takes a tenth of the time of sorting their steps.
+    """
+    return 8 * left <= 7 * users
+
+
 def search(users: OpenUsers, total: float, leftover: bool, guess: Bracket | None = None) -> Found | Miss:
     """The critical multiplier of a total budget and the arms ``[n]`` of the users left, all spend exactly summed.
 
@@ -52,8 +60,9 @@ def search(users: OpenUsers, total: float, leftover: bool, guess: Bracket | None
         found = _within(users, total, leftover, (low, high), middle)
         if isinstance(found, Found):
             return found
-        tries += 1
+        # Spend with heavy tails misses by little.
         width = max(high - low, 1e-3 * high, 1e-300) * 4**tries
+        tries += 1
         if found.above:
             if high >= users.high:
                 return found
@@ -101,9 +110,8 @@ def _within(
     if not part.finite:
         check_finite(users.value.T, users.cost.T)
     left = inside(users, part)
-    few = len(part.rows) <= n // 2
-    # Many users share one slope: no bracket separates them, sorting does.
-    found = search(left, total, leftover, next_guess) if few else finish(left, total, leftover)
+    go_on = narrows(len(part.rows), n)
+    found = search(left, total, leftover, next_guess) if go_on else finish(left, total, leftover)
     if isinstance(found, Miss):
         return found
     arm[part.rows] = found.arm.to(arm.dtype)

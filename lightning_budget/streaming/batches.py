@@ -22,8 +22,14 @@ LARGE_GROUP = 1 << 28
 """Bytes of a row group beyond which its columns are read bit by bit instead of whole."""
 
 
-def read_piece(source: Source, piece: Piece, columns: list[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+def read_piece(
+    source: Source, piece: Piece, columns: list[str], rows: int = BATCH_ROWS, ahead: bool = True
+) -> Iterator[pa.RecordBatch]:
     """Batches of at most so many rows, in the order of the file, with these columns in this order.
+
+    Args:
+        ahead: read on while a batch is worked on, by a thread more; without, a batch is worked on in the cache of the
+            core that has decoded it.
 
     Raises:
         InputError: if the file is truncated or damaged.
@@ -31,6 +37,15 @@ def read_piece(source: Source, piece: Piece, columns: list[str], rows: int = BAT
     file = source.file_of(piece)
     constants = {k: v for k, v in file.constants.items() if k in columns and k not in source.schema.names}
     physical = [c for c in columns if c not in constants]
+    try:
+        found = _batches(file.path, piece, physical, rows)
+        for batch in _read_ahead(found) if ahead else found:
+            yield _with_constants(batch, constants, columns)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(file.path, error) from error
+
+
+def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(AHEAD)
     stop = threading.Event()
 
@@ -45,7 +60,7 @@ def read_piece(source: Source, piece: Piece, columns: list[str], rows: int = BAT
 
     def read() -> None:
         try:
-            for batch in _batches(file.path, piece, physical, rows):
+            for batch in batches:
                 if not put(batch):
                     return
             put(None)
@@ -56,11 +71,9 @@ def read_piece(source: Source, piece: Piece, columns: list[str], rows: int = BAT
     thread.start()
     try:
         while (item := ready.get()) is not None:
-            if isinstance(item, (OSError, pa.ArrowException)):
-                raise unreadable(file.path, item) from item
             if isinstance(item, BaseException):
                 raise item
-            yield _with_constants(item, constants, columns)
+            yield item
     finally:
         stop.set()
         thread.join()

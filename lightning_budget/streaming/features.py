@@ -32,6 +32,8 @@ class FeatureScorer:
         seal: changes whenever the model does.
     """
 
+    once = True
+
     def __init__(self, model: Model, schema: DataSchema, device: torch.device, ids: str, seal: str) -> None:
         self._model, self._schema, self._device = model, schema, device
         self.ids, self.seal = ids, seal

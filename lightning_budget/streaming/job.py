@@ -28,6 +28,7 @@ from lightning_budget.streaming.ranks import Ranks
 from lightning_budget.streaming.scan import bracket_of, draw, sample_pieces, scan_piece
 from lightning_budget.streaming.source import Piece, Source
 from lightning_budget.streaming.spool import Footer, read_footer, read_open
+from lightning_budget.streaming.threads import for_each
 
 ALL_OPEN = 1 << 18
 """So many users are all kept open: no bracket can then miss."""
@@ -45,6 +46,7 @@ class Request:
         batch_rows: rows scored at once.
         allow_negative_cost: whether a treatment may earn currency.
         check_duplicates: whether a user in two rows is refused; if not, every row is a user.
+        threads: pieces that this process works on at the same time.
         shown: whether this process shows its progress.
         save_policy: given a path and the certificate, writes the policy that serves the allocation; it then stands at
             :func:`lightning_budget.streaming.output.policy_path`.
@@ -55,6 +57,7 @@ class Request:
     batch_rows: int = BATCH_ROWS
     allow_negative_cost: bool = True
     check_duplicates: bool = True
+    threads: int = 1
     shown: bool = True
     save_policy: Callable[[Path, dict[str, float | int]], None] | None = None
 
@@ -139,10 +142,13 @@ class _Job:
         with self._part("Sampling", rows, 0, sum(p.rows for p in mine)) as tell:
 
             def sample() -> list[tuple[int, object]]:
-                drawn = []
-                for piece in mine:
+                drawn: list[tuple[int, object]] = []
+
+                def one(piece: Piece) -> None:
                     drawn.append((piece.number, self._draw(piece)))
                     tell(piece.rows)
+
+                for_each(mine, one, self.request.threads)
                 return drawn
 
             everyone = sorted((d for some in self.ranks.each(sample) for d in some), key=lambda d: d[0])
@@ -182,23 +188,23 @@ class _Job:
         if done:
             self._say(f"{done:,} of {self.source.rows:,} rows were scanned before.")
         with self._part("Scanning", self.source.rows, done, sum(p.rows for p in left)) as tell:
+            request, together = self.request, self.request.threads > 1
 
-            def scan() -> None:
-                request = self.request
-                for piece in left:
-                    found[piece.number] = scan_piece(
-                        self.source,
-                        piece,
-                        self.scorer,
-                        bracket,
-                        self._spool(piece),
-                        self._seal(piece, bracket),
-                        request.batch_rows,
-                        request.allow_negative_cost,
-                        tell,
-                    )
+            def scan(piece: Piece) -> None:
+                found[piece.number] = scan_piece(
+                    self.source,
+                    piece,
+                    self.scorer,
+                    bracket,
+                    self._spool(piece),
+                    self._seal(piece, bracket),
+                    request.batch_rows,
+                    request.allow_negative_cost,
+                    tell,
+                    ahead=not together,
+                )
 
-            self.ranks.each(scan)
+            self.ranks.each(lambda: for_each(left, scan, request.threads))
         everyone = {n: footer for some in self.ranks.gather(found) for n, footer in some.items()}
         return [everyone[p.number] for p in self.source.pieces]
 
@@ -263,18 +269,24 @@ class _Job:
         before = sum(self.ranks.gather(sum(rows[i] for i in counts)))
         with self._part("Writing", self.source.rows, before, sum(rows[i] for i in left)) as tell:
 
-            def write() -> None:
-                for index in left:
-                    spools = {
-                        p.number: (self._spool(p), footers[p.number]) for p in self.source.pieces if p.file == index
-                    }
-                    path = made / self.source.files[index].name
-                    counts[index] = write_partition(
-                        self.source, index, spools, decision, certificate, self.scorer, path, room, tell
-                    )
-                    work.write_state(mark(index), {"seal": seal, "counts": counts[index]})
+            def write(index: int) -> None:
+                spools = {p.number: (self._spool(p), footers[p.number]) for p in self.source.pieces if p.file == index}
+                path = made / self.source.files[index].name
+                counts[index] = write_partition(
+                    self.source,
+                    index,
+                    spools,
+                    decision,
+                    certificate,
+                    self.scorer,
+                    path,
+                    room,
+                    self.request.batch_rows,
+                    tell,
+                )
+                work.write_state(mark(index), {"seal": seal, "counts": counts[index]})
 
-            self.ranks.each(write)
+            self.ranks.each(lambda: for_each(left, write, self.request.threads))
 
         def finish() -> None:
             for file in self.source.files:

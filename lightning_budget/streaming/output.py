@@ -65,6 +65,7 @@ def write_partition(
     scorer: Scorer,
     path: Path,
     room: Path,
+    batch_rows: int,
     tell: Rows,
 ) -> list[int]:
     """Write the output of one input file and say how many of its users got which treatment.
@@ -74,6 +75,7 @@ def write_partition(
         spools: of its pieces.
         path: replaced whole or not at all.
         room: a folder on the same disk, in which it grows.
+        batch_rows: of the scan.
 
     Raises:
         InputError: if the file cannot be written, or the input changed.
@@ -89,7 +91,7 @@ def write_partition(
         with pyarrow.parquet.ParquetWriter(temporary, schema, **_encoding(schema)) as writer:
             held: list[pa.RecordBatch] = []
             for piece in (p for p in source.pieces if p.file == index):
-                for batch in _decided(source, piece, spools[piece.number], decision, scorer, schema):
+                for batch in _decided(source, piece, spools[piece.number], decision, scorer, batch_rows, schema):
                     held.append(batch)
                     counts += torch.from_numpy(np.bincount(batch.column("treatment").to_numpy(), minlength=len(counts)))
                     tell(batch.num_rows)
@@ -161,25 +163,36 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _decided(
-    source: Source, piece: Piece, spool: tuple[Path, Footer], decision: Decision, scorer: Scorer, schema: pa.Schema
+    source: Source,
+    piece: Piece,
+    spool: tuple[Path, Footer],
+    decision: Decision,
+    scorer: Scorer,
+    batch_rows: int,
+    schema: pa.Schema,
 ) -> Iterator[pa.RecordBatch]:
     path, footer = spool
     rows, arm, value, cost = _open_users(path, footer, piece, decision)
-    ids = _Stream(read_piece(source, piece, [scorer.ids]))
+    columns = [scorer.ids] if footer.outcomes else scorer.columns
     start = 0
-    for block_arm, block_value, block_cost in read_blocks(path, footer):
+    rest = _Stream(read_piece(source, piece, columns, batch_rows))
+    for block_arm, kept in read_blocks(path, footer):
         n = len(block_arm)
+        batch = rest.take(n)
         first, last = (int(torch.searchsorted(rows, x)) for x in (start, start + n))
         here = rows[first:last] - start
         block_arm[here] = arm[first:last].to(block_arm.dtype)
-        block_value[here], block_cost[here] = value[first:last], cost[first:last]
-        treatment = block_arm.numpy().astype(np.int64)
-        columns = [ids.take(n), pa.array(treatment)]
+        chosen = block_arm.long()
+        if kept is None:
+            outcomes = [x.gather(0, chosen[None])[0] for x in scorer(batch, source.file_of(piece).path)]
+        else:
+            outcomes = list(kept)
+            outcomes[0][here], outcomes[1][here] = value[first:last], cost[first:last]
+        out = [batch.column(scorer.ids), pa.array(chosen.numpy())]
         if scorer.treatments:
             names = pa.array(scorer.treatments)
-            columns.append(pa.DictionaryArray.from_arrays(pa.array(treatment.astype(np.int32)), names))
-        columns += [pa.array(block_value.numpy()), pa.array(block_cost.numpy())]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+            out.append(pa.DictionaryArray.from_arrays(pa.array(chosen.int().numpy()), names))
+        yield pa.RecordBatch.from_arrays([*out, *(pa.array(x.numpy()) for x in outcomes)], schema=schema)
         start += n
 
 
@@ -192,15 +205,15 @@ def _open_users(path: Path, footer: Footer, piece: Piece, decision: Decision) ->
 
 
 class _Stream:
-    """The one column of some batches, cut anew."""
+    """Batches cut anew: how many rows come at once may hang on the columns read."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches, self._held, self._rows = batches, [], 0
 
-    def take(self, n: int) -> pa.Array:
+    def take(self, n: int) -> pa.RecordBatch:
         while self._rows < n:
-            self._held.append(next(self._batches).column(0))
+            self._held.append(next(self._batches))
             self._rows += len(self._held[-1])
-        whole = self._held[0] if len(self._held) == 1 else pa.concat_arrays(self._held)
+        whole = self._held[0] if len(self._held) == 1 else pa.concat_batches(self._held)
         self._held, self._rows = [whole.slice(n)], self._rows - n
         return whole.slice(0, n)

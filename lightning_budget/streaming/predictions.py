@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -30,6 +31,7 @@ class Scorer(Protocol):
         treatments: names, or none.
         arms: K; dtype: of value and cost.
         seal: changes whenever the same rows may give other predictions.
+        once: whether predictions are dear, so that those needed later are kept rather than made again.
     """
 
     columns: list[str]
@@ -38,9 +40,10 @@ class Scorer(Protocol):
     arms: int
     dtype: torch.dtype
     seal: str
+    once: bool
 
     def __call__(self, batch: pa.RecordBatch, where: str) -> tuple[Tensor, Tensor]:
-        """Value and cost ``[K, n]``; valid until the next call."""
+        """Value and cost ``[K, n]``; valid until the thread's next call."""
         ...
 
 
@@ -54,24 +57,25 @@ class PredictionColumns:
     treatments: tuple[str, ...]
     arms: int
     dtype: torch.dtype
+    once = False
 
     def __post_init__(self) -> None:
         self.columns = [self.ids, *self.value, *self.cost]
         self.seal = repr((self.ids, self.value, self.cost, self.arms, str(self.dtype)))
-        self._room: dict[str, Tensor] = {}
+        self._rooms = threading.local()
 
     def __call__(self, batch: pa.RecordBatch, where: str) -> tuple[Tensor, Tensor]:
         return self._matrix(batch, "value", self.value, where), self._matrix(batch, "cost", self.cost, where)
 
     def _matrix(self, batch: pa.RecordBatch, part: str, names: list[str], where: str) -> Tensor:
-        n = batch.num_rows
-        if part not in self._room or self._room[part].shape[1] < n:
-            self._room[part] = torch.empty(self.arms, n, dtype=self.dtype)
-        out = self._room[part].numpy()[:, :n]
+        n, rooms = batch.num_rows, vars(self._rooms)
+        if part not in rooms or rooms[part].shape[1] < n:
+            rooms[part] = torch.empty(self.arms, n, dtype=self.dtype)
+        out = rooms[part].numpy()[:, :n]
         if self.arms == len(names):
             for row, name in zip(out, names, strict=True):
                 row[:] = _numbers(batch.column(name))
-            return self._room[part][:, :n]
+            return rooms[part][:, :n]
         column = batch.column(names[0])
         lengths = pc.call_function("list_value_length", [column])
         if column.null_count or pc.call_function("min_max", [lengths]).as_py() != {"min": self.arms, "max": self.arms}:
@@ -81,7 +85,7 @@ class PredictionColumns:
                 "write one number per treatment",
             )
         out[:] = _numbers(pc.call_function("list_flatten", [column])).reshape(n, self.arms).T
-        return self._room[part][:, :n]
+        return rooms[part][:, :n]
 
 
 def prediction_columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ EVERY = 10.0
 
 
 class Rows(Protocol):
-    """Told how many more rows are done."""
+    """Told, from any thread, how many more rows are done."""
 
     def __call__(self, rows: int) -> None: ...
 
@@ -49,7 +50,7 @@ def progress(title: str, total: int, done: int, share: float, shown: bool) -> It
             yield lambda rows: bar.advance(task, rows / share)
         return
     start = last = time.monotonic()
-    count = 0.0
+    count, alone = 0.0, threading.Lock()
 
     def line() -> None:
         seconds = max(time.monotonic() - start, 1e-9)
@@ -59,10 +60,11 @@ def progress(title: str, total: int, done: int, share: float, shown: bool) -> It
 
     def tell(rows: int) -> None:
         nonlocal count, last
-        count = min(count + rows / share, total - done)
-        if time.monotonic() - last > EVERY:
-            last = time.monotonic()
-            line()
+        with alone:
+            count = min(count + rows / share, total - done)
+            if time.monotonic() - last > EVERY:
+                last = time.monotonic()
+                line()
 
     yield tell
     if total > done:

@@ -38,19 +38,21 @@ def scan_piece(
     batch_rows: int,
     negative: bool,
     tell: Rows,
+    ahead: bool = True,
 ) -> Footer:
     """Read a piece and leave its spool at ``path``.
 
     Args:
         negative: whether costs below 0 are allowed.
         tell: told of every batch.
+        ahead: see :func:`read_piece`.
 
     Raises:
         InputError: for a number that is not finite or not allowed, naming file, row and column.
     """
     row = 0
-    with SpoolWriter(path, seal, scorer.arms, scorer.dtype) as spool:
-        for batch in read_piece(source, piece, scorer.columns, batch_rows):
+    with SpoolWriter(path, seal, scorer.arms, scorer.dtype, scorer.once) as spool:
+        for batch in read_piece(source, piece, scorer.columns, batch_rows, ahead):
             key = torch.from_numpy(_writable(keys_of(batch.column(scorer.ids), _where(source, piece, scorer.ids))))
             value, cost = scorer(batch, source.file_of(piece).path)
             arm = torch.empty(len(key), dtype=arm_dtype(scorer.arms))

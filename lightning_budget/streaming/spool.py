@@ -1,7 +1,8 @@
-"""What a scan leaves of a piece: everybody's arm, value and cost, and all of the users that are still open.
+"""What a scan leaves of a piece: everybody's arm, and all of the users that are still open.
 
-File: blocks of arm, value and cost, one per batch; then rows, keys, values and costs of the open users; then a JSON
-footer and its length. It is renamed into place when it is complete, so a spool is whole or not there.
+File: blocks of arms, one per batch, each followed by value and cost where predictions are not made again; then rows,
+keys, values and costs of the open users; then a JSON footer and its length. It is renamed into place when it is
+complete, so a spool is whole or not there.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Footer:
         spend, worth: floats that sum exactly to those of all others.
         ascending: whether keys grow from row to row; first_key, last_key: the least and the largest one.
         double: whether numbers are float64.
+        outcomes: whether value and cost stand beside the arms.
     """
 
     seal: str
@@ -48,6 +50,7 @@ class Footer:
     first_key: int
     last_key: int
     double: bool
+    outcomes: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,7 +59,7 @@ class Footer:
     @property
     def row_bytes(self) -> int:
         """Of a user in a block."""
-        return _NUMPY[arm_dtype(self.arms)]().itemsize + 2 * _FLOATS[self.dtype]().itemsize
+        return _NUMPY[arm_dtype(self.arms)]().itemsize + self.outcomes * 2 * _FLOATS[self.dtype]().itemsize
 
     @property
     def length(self) -> int:
@@ -68,8 +71,8 @@ class Footer:
 class SpoolWriter:
     """Collects the batches of one piece; ``with`` it, and :meth:`close` at the end, or nothing is left behind."""
 
-    def __init__(self, path: Path, seal: str, arms: int, dtype: torch.dtype) -> None:
-        self._path, self._seal, self._arms, self._dtype = path, seal, arms, dtype
+    def __init__(self, path: Path, seal: str, arms: int, dtype: torch.dtype, outcomes: bool) -> None:
+        self._path, self._seal, self._arms, self._dtype, self._outcomes = path, seal, arms, dtype, outcomes
         self._temporary = path.with_suffix(".part")
         self._file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
         self._blocks: list[int] = []
@@ -87,9 +90,11 @@ class SpoolWriter:
 
     def add(self, arm: Tensor, value: Tensor, cost: Tensor, key: Tensor, part: Settled) -> None:
         """One batch: arms ``[n]``, value and cost ``[K, n]``, keys ``[n]``, and what the bracket settles."""
-        chosen = arm.long()[None]
-        for x in (arm, value.gather(0, chosen), cost.gather(0, chosen)):
-            self._file.write(x.numpy().data)
+        self._file.write(arm.numpy().data)
+        if self._outcomes:
+            chosen = arm.long()[None]
+            for x in (value, cost):
+                self._file.write(x.gather(0, chosen).numpy().data)
         first_row = sum(self._blocks)
         self._blocks.append(len(arm))
         self._open.append((part.rows + first_row, key[part.rows], part.value, part.cost))
@@ -117,6 +122,7 @@ class SpoolWriter:
             first_key=self._first,
             last_key=self._last,
             double=self._dtype == torch.float64,
+            outcomes=self._outcomes,
         )
         text = json.dumps(asdict(footer)).encode()
         self._file.write(text + len(text).to_bytes(8, "little"))
@@ -150,10 +156,14 @@ def read_open(path: Path, footer: Footer, piece: int) -> Block:
     return Block(value, cost, key, rows + (piece << PLACE_BITS))
 
 
-def read_blocks(path: Path, footer: Footer) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Arm, value and cost ``[n]`` of every block."""
+def read_blocks(path: Path, footer: Footer) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor] | None]]:
+    """Arm ``[n]`` of every block, and value and cost ``[n]`` where they are kept."""
     arm, number = _NUMPY[arm_dtype(footer.arms)], _FLOATS[footer.dtype]
     with open(path, "rb") as file:
         for n in footer.blocks:
-            a, v, c = (torch.from_numpy(np.fromfile(file, kind, n)) for kind in (arm, number, number))
-            yield a, v, c
+            arms = torch.from_numpy(np.fromfile(file, arm, n))
+            if footer.outcomes:
+                value, cost = (torch.from_numpy(np.fromfile(file, number, n)) for _ in range(2))
+                yield arms, (value, cost)
+            else:
+                yield arms, None

@@ -189,12 +189,12 @@ def pass_over_few(
                     add_total(total_worth, sums[b, 1])
             k = count[b]
             for t in range(m):
-                rows[b, k + t] = a + position[t]
-            for j in range(arms):
-                from_v, from_c = bv[at + j * stride_in :], bc[at + j * stride_in :]
-                to_v, to_c = value[b, j, k:], cost[b, j, k:]
-                for t in range(m):
-                    to_v[t], to_c[t] = from_v[position[t]], from_c[position[t]]
+                i = position[t]
+                rows[b, k + t] = a + i
+                place = np.uintp(at) + i
+                for j in range(np.uintp(arms)):
+                    value[b, j, k + t], cost[b, j, k + t] = bv[place], bc[place]
+                    place += np.uintp(stride_in)
             count[b] = k + m
         seen_v, seen_c = _as_float(top_v, one, one_bits), _as_float(top_c, one, one_bits)
         finite = finite and math.isfinite(seen_v) and math.isfinite(seen_c)

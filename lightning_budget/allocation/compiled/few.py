@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 
 MOST_ARMS = 8
-BLOCK = 512
+BLOCK = 2048
 
 _exact = nb.njit(nogil=True, cache=True, error_model="numpy")
 _filter = nb.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")

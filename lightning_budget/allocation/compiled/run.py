@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_budget.allocation.compiled import scores
 from lightning_budget.allocation.compiled.blocks import PITCH, pass_over_few
 from lightning_budget.allocation.compiled.exact import choose, climb
-from lightning_budget.allocation.compiled.few import MOST_ARMS
+from lightning_budget.allocation.compiled.few import BLOCK, MOST_ARMS
 from lightning_budget.allocation.compiled.intervals import SPREAD, pass_over_intervals
 from lightning_budget.allocation.compiled.ordering import descending as order_of
 from lightning_budget.allocation.compiled.slices import pass_over as pass_over_many
@@ -134,7 +134,8 @@ def _few(
     exact_q: NDArray[np.float64],
     bits: np.dtype[Any],
 ) -> Callable[..., tuple[int, bool]]:
-    spare = 20 if bits.itemsize == 4 else -1  # 53 bits, less 23 of a mantissa, 9 of a block's size and one
+    # Of the bits of a float64, those of a mantissa and of a block's size are spoken for.
+    spare = 53 - 24 - (BLOCK.bit_length() - 1) if bits.itemsize == 4 else -1
     tie, tiny, _ = tie_of(8)
     offsets = tuple(np.uintp(j * stride[0]) for j in range(arms))
     in_piece = tuple(np.uintp(j * PITCH) for j in range(arms))

@@ -7,8 +7,8 @@ import math
 import numba as nb
 import numpy as np
 
-_SPARE_BITS = 11
-"""Twice the 512 numbers of a block, in bits, and one for the rounding of the largest."""
+_SPARE_BITS = 13
+"""Twice the 2048 numbers of a block, in bits, and one for the rounding of the largest."""
 
 
 @nb.njit(nogil=True, cache=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from streams import Small, arms, contents, expected_arms, run
 
 from lightning_budget.streaming import job
 from lightning_budget.streaming.source import open_source
+from lightning_budget.streaming.threads import for_each
 
 pytestmark = pytest.mark.usefixtures("little")
 
@@ -124,8 +126,24 @@ def test_a_sample_leaves_few_open_and_one_pass(users: Small, folder: Path, tmp_p
 
 def test_runs_give_the_same_bytes(users: Small, folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "a", users.budget)
-    run(folder, tmp_path / "b", users.budget)
+    run(folder, tmp_path / "b", users.budget, threads=3)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_of_threads_that_fail_the_first_thing_tells() -> None:
+    begun: list[int] = []
+
+    def work(thing: int) -> None:
+        begun.append(thing)
+        if thing in (1, 2):
+            raise ValueError(thing)
+        time.sleep(0.01)
+
+    for threads in (1, 3):
+        begun.clear()
+        with pytest.raises(ValueError, match="1"):
+            for_each(range(100), work, threads)
+        assert len(begun) < 20
 
 
 def test_pieces_are_neighbouring_row_groups(folder: Path) -> None:

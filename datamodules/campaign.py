@@ -57,5 +57,5 @@ def _check_memory(rows: int) -> None:
         raise InputError(
             f"a campaign of {rows:,} rows needs about {needed / 2**30:,.0f} GiB, {free / 2**30:,.0f} are free",
             f"up to {free // BYTES_PER_ROW:,} rows of all splits together",
-            "lower data.train_rows, or generate partitions with lightning_budget.campaign.Campaign",
+            "write them with scripts/simulate.py and train with data=parquet, or lower data.train_rows",
         )

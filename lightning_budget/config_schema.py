@@ -220,12 +220,41 @@ class PlanConfig:
     picture: str | None = None
 
 
+@dataclass
+class SimulateConfig:
+    output: str = MISSING
+    rows: float = 1e6
+    split: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
+    users: float | None = None
+    oracle: bool = False
+    workers: int = 1
+    partition_rows: float = 262144
+    seed: int = 0
+    face_values: list[float] = field(default_factory=lambda: [0, 2, 4, 7, 11])
+    train_days: int = 10
+    val_days: int = 2
+    test_days: int = 2
+    newcomers: float = 0.3
+    purchase_logit: float = -1.2
+    spend_sigma: float = 0.6
+    repeat: float = 1.0
+    zero_inflation: float = 0.0
+    spend_tail: float | None = None
+    drift_base: float = 0.0
+    drift_sensitivity: float = 0.0
+    weekly_base: float = 0.0
+    weekly_sensitivity: float = 0.0
+    propensity: str = "uniform"
+    propensity_floor: float = 0.05
+
+
 _SCHEMAS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "allocate": AllocateConfig,
     "export": ExportConfig,
     "plan": PlanConfig,
+    "simulate": SimulateConfig,
 }
 for _name, _node in _SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)

@@ -12,7 +12,9 @@ from lightning_budget.table import IdList, RCTTable
 USERS, CATEGORIES = 50, 20
 
 
-def random_table(rows: int, treatments: int = 3, seed: int = 0, oracle: bool = False, lists: bool = True) -> RCTTable:
+def random_table(
+    rows: int, treatments: int = 3, seed: int = 0, oracle: bool = False, lists: bool = True, weights: bool = False
+) -> RCTTable:
     """Rows of a trial with three dense features, an id feature and lists of ids, some of which are empty."""
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(0, 4, (rows,), generator=g) * lists
@@ -32,6 +34,7 @@ def random_table(rows: int, treatments: int = 3, seed: int = 0, oracle: bool = F
         propensity=0.2 + 0.6 * torch.rand(rows, generator=g),
         true_value=torch.rand(rows, treatments, generator=g) if oracle else None,
         true_cost=torch.rand(rows, treatments, generator=g) if oracle else None,
+        weight=2 * torch.rand(rows, generator=g) if weights else None,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from lightning_budget.campaign import SPLITS, Campaign
+from lightning_budget.campaign.population import join_day
 from lightning_budget.errors import InputError
 from lightning_budget.table import IdList, RCTTable
 
@@ -34,8 +35,10 @@ def trial(request: pytest.FixtureRequest) -> tuple[Campaign, RCTTable]:
 
 def assert_equal(a: RCTTable, b: RCTTable) -> None:
     for f in fields(RCTTable):
-        if f.name != "ids":
-            assert torch.equal(getattr(a, f.name), getattr(b, f.name)), f.name
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        assert (x is None) == (y is None), f.name
+        if isinstance(x, torch.Tensor):
+            assert torch.equal(x, y), f.name
     assert list(a.ids) == list(b.ids)
     for name, column in a.ids.items():
         other = b.ids[name]
@@ -295,7 +298,7 @@ def test_few_users_make_most_of_the_rows() -> None:
 def test_cold_users_come_with_the_later_splits() -> None:
     campaign = replace(LARGE, newcomers=0.3)
     seen = {split: set(campaign.partition(split, 0).user.tolist()) for split in SPLITS}
-    joined = campaign._join_day(np.arange(campaign.users))
+    joined = join_day(np.arange(campaign.users), campaign.seed, campaign.newcomers, campaign.days)
     late = set(np.flatnonzero(joined >= campaign.train_days).tolist())
     assert 0.02 * campaign.users < len(late) < 0.3 * campaign.users
     assert not late & seen["train"]
@@ -306,16 +309,16 @@ def test_cold_users_come_with_the_later_splits() -> None:
 def test_nobody_is_exposed_before_joining() -> None:
     first = 0
     for split, days in zip(SPLITS, (LARGE.train_days, LARGE.val_days, LARGE.test_days), strict=True):
-        user, day = LARGE._exposures(np.random.default_rng(0), split, 20_000)
+        shown = replace(LARGE, train_rows=20_000, val_rows=20_000).exposures(split, 0)
+        user, day = shown.user, shown.day
         assert len(user) == len(day) == 20_000
-        assert (LARGE._join_day(user) <= day).all()
+        assert (join_day(user, LARGE.seed, LARGE.newcomers, LARGE.days) <= day).all()
         assert set(day) == set(range(first, first + days))
         first += days
 
 
 def test_without_newcomers_everybody_is_there_from_the_first_day() -> None:
-    campaign = replace(LARGE, newcomers=0.0)
-    assert not campaign._join_day(np.arange(campaign.users)).any()
+    assert not join_day(np.arange(LARGE.users), seed=0, newcomers=0.0, days=14).any()
 
 
 def test_traits_of_a_user_persist_over_rows_and_splits() -> None:
@@ -367,7 +370,8 @@ def test_schema_and_columns_agree(trial: tuple[Campaign, RCTTable]) -> None:
     assert table.true_value is not None
     assert table.true_cost is not None
     assert table.true_value.shape == table.true_cost.shape == (len(table), k)
-    kinds = {f.name: getattr(table, f.name).dtype for f in fields(RCTTable) if f.name != "ids"}
+    columns = {f.name: getattr(table, f.name) for f in fields(RCTTable)}
+    kinds = {name: x.dtype for name, x in columns.items() if isinstance(x, torch.Tensor)}
     assert {name for name, kind in kinds.items() if kind == torch.int64} == {"user", "treatment"}
     assert {kind for kind in kinds.values() if kind != torch.int64} == {torch.float32}
 

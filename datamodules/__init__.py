@@ -3,6 +3,9 @@
 from datamodules.base import RCTDataModule
 from datamodules.batching import BatchLoader, BatchSampler, EvalSampler, TrainSampler
 from datamodules.campaign import CampaignDataModule
+from datamodules.oracle import OracleTableDataModule
+from datamodules.parquet_rct import ParquetRCTDataModule
+from datamodules.streaming import StreamLoader
 from datamodules.table_rct import TableRCTDataModule
 
 __all__ = [
@@ -10,7 +13,10 @@ __all__ = [
     "BatchSampler",
     "CampaignDataModule",
     "EvalSampler",
+    "OracleTableDataModule",
+    "ParquetRCTDataModule",
     "RCTDataModule",
+    "StreamLoader",
     "TableRCTDataModule",
     "TrainSampler",
 ]

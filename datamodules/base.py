@@ -65,8 +65,9 @@ class RCTDataModule(L.LightningDataModule):
         splits, schema = self.load()
         for name in SPLITS:
             if len(splits[name]) == 0:
+                counts = ", ".join(f"{len(splits[s]):,} {s}" for s in SPLITS)
                 raise InputError(
-                    f"split {name!r} is empty",
+                    f"split {name!r} is empty ({counts} rows)",
                     "at least one row per split",
                     "give it a larger share, or bring more rows",
                 )

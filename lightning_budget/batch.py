@@ -45,6 +45,7 @@ class RCTBatch:
         propensity: ``[N]`` float32, probability of the arm given.
         row: ``[N]`` int64, position in the split; −1 marks a row that only fills up a batch.
         true_value, true_cost: ``[N, K]`` float32 oracle means, where a simulator knows them.
+        weight: ``[N]`` float32 sample weights ≥ 0: a row of weight 2 counts as two; ``None``: every row counts once.
     """
 
     dense: Tensor
@@ -56,6 +57,7 @@ class RCTBatch:
     row: Tensor
     true_value: Tensor | None = None
     true_cost: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return self.treatment.shape[0]

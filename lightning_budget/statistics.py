@@ -19,12 +19,15 @@ FLOOR = 1e-8
 class DataStatistics:
     """Moments of the training split, K treatments and D dense features, as plain numbers.
 
+    Where rows have sample weights all of them are weighted: a row of weight 2 counts as two.
+
     Attributes:
         dense_mean, dense_std: D each; a standard deviation below 1e-8 counts as 1.
         arm_share: K, share of rows given each treatment.
         value_mean, cost_mean: K each, mean observed outcome of the rows given each treatment.
         value_scale, cost_scale: root mean square of the outcome over all rows (below 1e-8 counts as 1);
             1 for a binary outcome.
+        weight_mean: mean sample weight, 1 where there are none.
     """
 
     dense_mean: tuple[float, ...]
@@ -34,6 +37,7 @@ class DataStatistics:
     cost_mean: tuple[float, ...]
     value_scale: float
     cost_scale: float
+    weight_mean: float = 1.0
 
     @classmethod
     def from_table(cls, table: RCTTable, schema: DataSchema) -> DataStatistics:
@@ -44,26 +48,29 @@ class DataStatistics:
             schema: names of its treatments.
 
         Raises:
-            InputError: if the table is empty or a treatment has no rows.
+            InputError: if the table is empty or a treatment has no rows, or none with a weight above 0.
         """
         k = schema.num_treatments
-        counts = torch.bincount(table.treatment, minlength=k).double()
+        weight = None if table.weight is None else table.weight.double()
+        counts = torch.bincount(table.treatment, weight, minlength=k).double()
         for name, count in zip(schema.treatments, counts.tolist(), strict=True):
-            if count == 0:
+            if not count > 0:
+                which = "" if weight is None else " with a weight above 0"
                 raise InputError(
-                    f"arm {name!r} has no rows in the training split of {len(table)}",
+                    f"arm {name!r} has no rows{which} in the training split of {len(table)}",
                     "every arm of `arms` in the training split",
                     "remove the arm from `arms`, or enlarge the training split",
                 )
-        mean, std = _column_moments(table.dense)
+        mean, std = _column_moments(table.dense, weight)
         return cls(
             dense_mean=tuple(mean),
             dense_std=tuple(std),
             arm_share=tuple((counts / counts.sum()).tolist()),
-            value_mean=_mean_by_arm(table.value, table.treatment, counts),
-            cost_mean=_mean_by_arm(table.cost, table.treatment, counts),
-            value_scale=_scale(table.value, schema.value_kind),
-            cost_scale=_scale(table.cost, schema.cost_kind),
+            value_mean=_mean_by_arm(table.value, table.treatment, counts, weight),
+            cost_mean=_mean_by_arm(table.cost, table.treatment, counts, weight),
+            value_scale=_scale(table.value, schema.value_kind, weight),
+            cost_scale=_scale(table.cost, schema.cost_kind, weight),
+            weight_mean=1.0 if weight is None else float(weight.mean()),
         )
 
     @property
@@ -85,22 +92,27 @@ class DataStatistics:
         return cls(**plain)
 
 
-def _column_moments(dense: Tensor) -> tuple[list[float], list[float]]:
+def _column_moments(dense: Tensor, weight: Tensor | None) -> tuple[list[float], list[float]]:
     # Column by column: a float64 copy of the whole matrix would double the memory of a large table.
     mean, std = [], []
     for column in dense.unbind(1):
         x = column.double()
-        s = float(x.std(correction=0))
-        mean.append(float(x.mean()))
+        m = _mean(x, weight)
+        s = float(x.std(correction=0)) if weight is None else float(_mean((x - m).square(), weight).sqrt())
+        mean.append(float(m))
         std.append(s if s > FLOOR else 1.0)
     return mean, std
 
 
-def _mean_by_arm(outcome: Tensor, treatment: Tensor, counts: Tensor) -> tuple[float, ...]:
-    total = torch.zeros_like(counts).index_add_(0, treatment, outcome.double())
-    return tuple((total / counts).tolist())
+def _mean(x: Tensor, weight: Tensor | None) -> Tensor:
+    return x.mean() if weight is None else (x * weight).sum() / weight.sum()
 
 
-def _scale(outcome: Tensor, kind: Outcome) -> float:
-    rms = float(outcome.double().square().mean().sqrt())
+def _mean_by_arm(outcome: Tensor, treatment: Tensor, counts: Tensor, weight: Tensor | None) -> tuple[float, ...]:
+    x = outcome.double() if weight is None else outcome.double() * weight
+    return tuple((torch.zeros_like(counts).index_add_(0, treatment, x) / counts).tolist())
+
+
+def _scale(outcome: Tensor, kind: Outcome, weight: Tensor | None) -> float:
+    rms = float(_mean(outcome.double().square(), weight).sqrt())
     return rms if kind == "continuous" and rms > FLOOR else 1.0

@@ -52,6 +52,7 @@ class RCTTable:
     propensity: Tensor
     true_value: Tensor | None = None
     true_cost: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return self.treatment.shape[0]
@@ -94,6 +95,7 @@ class RCTTable:
             row=row,
             true_value=None if self.true_value is None else self.true_value[index],
             true_cost=None if self.true_cost is None else self.true_cost[index],
+            weight=None if self.weight is None else self.weight[index],
         )
 
     def without_oracle(self) -> RCTTable:

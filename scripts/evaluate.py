@@ -134,7 +134,14 @@ def load_split(config: DictConfig, checkpoints: list[Path], split: str) -> tuple
 def whole_data(datamodule: RCTDataModule, schema: DataSchema | None) -> tuple[RCTTable, DataSchema]:
     """All rows, those of a file in its order."""
     if isinstance(datamodule, TableRCTDataModule):
-        trial = read_trial(datamodule.path, datamodule.columns, (1.0, 0.0, 0.0), 0, schema, datamodule.exclude)
+        trial = read_trial(
+            datamodule.path,
+            datamodule.columns,
+            (1.0, 0.0, 0.0),
+            schema=schema,
+            exclude=datamodule.exclude,
+            check_shares=datamodule.check_shares,
+        )
         datamodule.screened = trial.rows
         return trial.splits["train"], trial.schema
     return concatenate([datamodule.split(name) for name in SPLITS]), datamodule.schema

@@ -17,7 +17,7 @@ BOUND = st.none() | st.integers(-12, 12)
 
 
 def oracle_batch(rows: int, seed: int = 0) -> RCTBatch:
-    return random_table(rows, seed=seed, oracle=True).batch(torch.arange(rows))
+    return random_table(rows, seed=seed, oracle=True, weights=True).batch(torch.arange(rows))
 
 
 @given(rows=st.integers(0, 9), start=BOUND, stop=BOUND, seed=st.integers(0, 5))
@@ -52,6 +52,7 @@ def test_absent_columns_stay_absent() -> None:
         assert other.sparse is None
         assert other.true_value is None
         assert other.true_cost is None
+        assert other.weight is None
     assert len(bare[1:3]) == 2
 
 

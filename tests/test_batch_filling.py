@@ -25,7 +25,7 @@ def assert_repeats(batch: RCTBatch, source: RCTBatch) -> None:
 
 @given(rows=st.integers(1, 9), more=st.integers(0, 20), seed=st.integers(0, 5))
 def test_padded_keeps_the_rows_and_marks_the_copies(rows: int, more: int, seed: int) -> None:
-    batch = random_table(rows + 2, seed=seed, oracle=True).batch(torch.arange(2, rows + 2))
+    batch = random_table(rows + 2, seed=seed, oracle=True, weights=True).batch(torch.arange(2, rows + 2))
     padded = batch.padded(rows + more)
     assert padded.row.tolist() == [*range(2, rows + 2), *[-1] * more]
     assert_repeats(padded, batch)
@@ -33,7 +33,7 @@ def test_padded_keeps_the_rows_and_marks_the_copies(rows: int, more: int, seed: 
 
 @given(rows=st.integers(1, 9), n=st.integers(1, 20), seed=st.integers(0, 5))
 def test_filling_marks_every_row(rows: int, n: int, seed: int) -> None:
-    batch = random_table(rows, seed=seed, oracle=True).batch(torch.arange(rows))
+    batch = random_table(rows, seed=seed, oracle=True, weights=True).batch(torch.arange(rows))
     filling = batch.filling(n)
     assert filling.row.tolist() == [-1] * n
     assert_repeats(filling, batch)

@@ -167,6 +167,17 @@ def test_one_line_for_each_mistake(configs: Path, monkeypatch: pytest.MonkeyPatc
     assert "\n" not in str(caught.value)
 
 
+def test_a_mistake_beside_configs_from_elsewhere(
+    configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere" / "data").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "data" / "mine.yaml").write_text("rows: 3\n")
+    search = f"hydra.searchpath=[{tmp_path / 'elsewhere'}]"
+    monkeypatch.setattr(sys, "argv", ["app", "data=mine", "trainer.devcies=2", search])
+    with pytest.raises(InputError, match=r"did you mean 'trainer\.devices'"):
+        check_command_line(configs, "train")
+
+
 @pytest.mark.parametrize(
     "args",
     [

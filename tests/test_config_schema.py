@@ -39,7 +39,8 @@ PRESETS = {
     "pifd": "ifd",
 }
 # Values that a person must give.
-REQUIRED = {"data/table": ["data.path=x.csv", "data.treatment=t", "data.arms=[a,b]", "data.value=v"]}
+OWN_TRIAL = ["data.path=x.parquet", "data.treatment=t", "data.arms=[a,b]", "data.value=v"]
+REQUIRED = {"data/table": OWN_TRIAL, "data/parquet": OWN_TRIAL}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,8 @@ def accepted(target: Any) -> set[str] | None:
     """Names of its arguments; ``None`` where a foreign class takes any. Data modules hand the rest on."""
     parents = [target]
     if inspect.isclass(target) and issubclass(target, RCTDataModule):
-        parents = [target, RCTDataModule, *([Campaign] if issubclass(target, CampaignDataModule) else [])]
+        parents = [t for t in target.__mro__ if issubclass(t, RCTDataModule)]
+        parents += [Campaign] if issubclass(target, CampaignDataModule) else []
     parameters = [p for t in parents for p in inspect.signature(t).parameters.values()]
     if len(parents) == 1 and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return None

@@ -45,7 +45,7 @@ def test_gather_equals_a_loop(users: list[list[int]], data: st.DataObject) -> No
 
 @given(index=st.lists(st.integers(-8, 7), max_size=20), seed=st.integers(0, 5))
 def test_a_batch_holds_its_rows_and_negative_ones_repeat_a_row_as_filling(index: list[int], seed: int) -> None:
-    table = random_table(8, seed=seed, oracle=True)
+    table = random_table(8, seed=seed, oracle=True, weights=True)
     batch = table.batch(torch.tensor(index, dtype=torch.long))
     rows = [i if i >= 0 else -1 - i for i in index]
     assert batch.row.tolist() == [i if i >= 0 else -1 for i in index]
@@ -71,7 +71,7 @@ def test_a_table_without_ids_or_oracle_gives_batches_without() -> None:
 
 @given(index=st.lists(st.integers(0, 7), max_size=20))
 def test_select_equals_indexing_every_column(index: list[int]) -> None:
-    table = random_table(8, oracle=True)
+    table = random_table(8, oracle=True, weights=True)
     part = table.select(torch.tensor(index, dtype=torch.long))
     assert len(part) == len(index)
     for name in COLUMNS:
@@ -106,7 +106,7 @@ def test_concatenate_undoes_select(cut: int, seed: int) -> None:
 
 
 def test_without_oracle_hides_the_truth_and_nothing_else() -> None:
-    table = random_table(6, oracle=True)
+    table = random_table(6, oracle=True, weights=True)
     shown = table.without_oracle()
     assert table.has_oracle
     assert not shown.has_oracle

@@ -83,7 +83,7 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 
 def _blame(name: str, overrides: list[str], error: Exception) -> NoReturn:
-    """Add one override at a time, choices of groups first, until the one that fails is found."""
+    """Add one override at a time, until the one that fails is found."""
     try:
         cfg = compose(name, [], return_hydra_config=True)
     except Exception as broken:
@@ -91,13 +91,19 @@ def _blame(name: str, overrides: list[str], error: Exception) -> NoReturn:
             raise broken_config(name, broken) from broken
         cfg = OmegaConf.create()
     good: list[str] = []
-    for text in sorted(overrides, key=lambda text: not group_options(_parse(text).key_or_group)):
+    for text in sorted(overrides, key=_rank):
         try:
             cfg = compose(name, [*good, text], return_hydra_config=True)
         except Exception as cause:
             raise explain(_parse(text), cfg, cause) from cause
         good.append(text)
     raise broken_config(name, error) from error
+
+
+def _rank(override: str) -> int:
+    """Where to look for configs comes first, and choices of groups before keys that they bring."""
+    key = _parse(override).key_or_group
+    return 0 if key == "hydra.searchpath" else 1 if group_options(key) else 2
 
 
 def _check_values(cfg: DictConfig) -> None:

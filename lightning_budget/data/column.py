@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lightning_budget.data.damage import BROKEN, reason
+from lightning_budget.data.where import FROM_0, Where
 from lightning_budget.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,38 @@ def stable_hash(label: str) -> int:
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
 
 
+def converted(convert: Callable[..., T]) -> Callable[..., T]:
+    """What Arrow refuses to convert is the column's error, as damaged files bring it about."""
+
+    @functools.wraps(convert)
+    def checked(self: Column, *args: Any, **kwargs: Any) -> T:
+        try:
+            return convert(self, *args, **kwargs)
+        except BROKEN as e:
+            found = f"of type {self.data.type} cannot be read: {reason(e)}"
+            raise self.error(found, "numbers, text, or lists of either", "check that the file is whole") from e
+
+    return checked
+
+
 @dataclass(frozen=True)
 class Column:
-    """One column of N rows, with what an error message needs to point at it."""
+    """One column of N rows, with what an error message needs to point at it; ``where`` is ``None`` for no rows."""
 
     file: str
     name: str
     data: pa.ChunkedArray | pa.Array
+    where: Where | None = FROM_0
 
     def error(self, found: str, allowed: str, fix: str) -> InputError:
         """The error, naming file and column."""
         return InputError(f"{self.file}: column {self.name!r} {found}", allowed, fix)
 
+    def first(self, bad: NDArray[np.bool_]) -> str:
+        """``, the first in row 17``: the first of the rows ``bad`` (``[N]``), as a message goes on."""
+        return "" if self.where is None else f", the first in {self.where.name(int(bad.argmax()))}"
+
+    @converted
     def numbers(self, finite: bool = True) -> NDArray[np.float32]:
         """``[N]`` numbers; null is NaN.
 
@@ -69,15 +94,19 @@ class Column:
         # Arrow casts no booleans to floats.
         data = self.data.cast(pa.int8()) if types.is_boolean(kind) else self.data
         with np.errstate(over="ignore"):
-            x = data.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32)
-        if finite and (bad := int((~np.isfinite(x)).sum())):
+            if types.is_float32(kind) and not data.null_count:
+                x = np.array(data.to_numpy(zero_copy_only=False))
+            else:
+                x = data.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32)
+        if finite and (bad := ~np.isfinite(x)).any():
             raise self.error(
-                f"has {bad} null, NaN or infinite entries of {len(x)}",
+                f"has {int(bad.sum())} null, NaN or infinite entries of {len(x)}{self.first(bad)}",
                 "finite numbers",
                 "drop those rows, or fill them in",
             )
         return x
 
+    @converted
     def labels(self) -> Labels:
         """Labels as text; null, NaN and empty text mean that there is none.
 
@@ -86,7 +115,9 @@ class Column:
         """
         kind = self.data.type
         if pa.types.is_dictionary(kind):
-            return Column(self.file, self.name, self.data.cast(kind.value_type)).labels()
+            if (factored := self._factored()) is not None:
+                return factored
+            return Column(self.file, self.name, self.data.cast(kind.value_type), self.where).labels()
         if pa.types.is_nested(kind):
             raise self.error(f"has type {kind}", "one label a row", "list it under lists")
         # Text of a large file does not fit the 32-bit offsets of pa.string().
@@ -99,6 +130,27 @@ class Column:
         absent = np.array([n == "" for n in names] + [True])
         return Labels(np.where(absent[codes], -1, codes), names)
 
+    def _factored(self) -> Labels | None:
+        """Labels of a dictionary of different texts as they lie there; ``None`` of another dictionary."""
+        data = self.data.unify_dictionaries() if isinstance(self.data, pa.ChunkedArray) else self.data
+        data = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
+        texts = data.dictionary
+        if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)) or texts.null_count:
+            return None
+        names = texts.to_pylist()
+        codes = data.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        seen = np.zeros(len(names) + 1, bool)
+        seen[codes] = True
+        seen[-1] = False
+        seen[[i for i, name in enumerate(names) if not name]] = False
+        if len(set(names)) < len(names):
+            return None
+        if not seen[:-1].all():
+            # A dictionary may hold what no row has.
+            place = np.where(seen, np.cumsum(seen) - 1, -1)
+            codes, names = place[codes], [name for name, there in zip(names, seen.tolist(), strict=False) if there]
+        return Labels(codes, names)
+
     def _names(self, distinct: pa.Array) -> list[str]:
         if not pa.types.is_floating(distinct.type):
             return ["" if n is None else n for n in distinct.cast(pa.large_string()).to_pylist()]
@@ -109,6 +161,7 @@ class Column:
             )
         return ["" if np.isnan(v) else str(int(v)) for v in x.tolist()]
 
+    @converted
     def lists(self) -> tuple[Column, NDArray[np.int64]]:
         """The entries of all lists as one column, and the ``[N + 1]`` offsets of each row's; null is the empty list.
 
@@ -121,10 +174,10 @@ class Column:
                 f"has type {kind}", "a Parquet list of labels a row", "write it as list, or list it under categorical"
             )
         lengths = pc.fill_null(pc.call_function("list_value_length", [self.data]), 0).to_numpy(zero_copy_only=False)
-        return Column(self.file, self.name, pc.call_function("list_flatten", [self.data])), np.concatenate(
-            [[0], np.cumsum(lengths)]
-        ).astype(np.int64)
+        entries = Column(self.file, self.name, pc.call_function("list_flatten", [self.data]), None)
+        return entries, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
+    @converted
     def users(self) -> NDArray[np.int64]:
         """``[N]`` identities: whole numbers as they are, other text by its stable hash.
 
@@ -135,10 +188,17 @@ class Column:
         if pa.types.is_integer(kind) and not self.data.null_count:
             return self.data.to_numpy(zero_copy_only=False).astype(np.int64)
         labels = self.labels()
-        if bad := int((labels.codes < 0).sum()):
+        if (bad := labels.codes < 0).any():
             raise self.error(
-                f"names no user in {bad} of {len(labels.codes)} rows", "a user in every row", "drop those rows"
+                f"names no user in {int(bad.sum())} of {len(bad)} rows{self.first(bad)}",
+                "a user in every row",
+                "drop those rows",
             )
         # The text "17" and the number 17 are the same user; "017" is another.
-        whole = all(n.removeprefix("-").isdecimal() and str(int(n)) == n and abs(int(n)) < 2**63 for n in labels.names)
+        whole = all(_is_whole(n) for n in labels.names)
         return labels.take([int(n) if whole else stable_hash(n) >> 1 for n in labels.names], 0, np.int64)
+
+
+def _is_whole(text: str) -> bool:
+    """A whole number of 64 bits, spelt as Python would; no other digits than ASCII's are."""
+    return len(text) <= 20 and text.removeprefix("-").isdecimal() and str(int(text)) == text and abs(int(text)) < 2**63

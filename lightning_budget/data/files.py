@@ -13,8 +13,11 @@ import pyarrow.parquet
 
 from lightning_budget.atomic import atomic_path
 from lightning_budget.data.column import Column
+from lightning_budget.data.damage import BROKEN, first_damage, reason
+from lightning_budget.data.where import Where
 from lightning_budget.errors import InputError
 
+TEXT_ROLES = ("treatment", "categorical", "user", "lists", "strata", "time", "split")
 FORMATS = "a .csv, .csv.gz or .parquet file, or a folder of .parquet files"
 
 
@@ -27,38 +30,49 @@ def read_columns(path: str | Path, roles: list[tuple[str, str]]) -> File:
 
     Args:
         path: .csv, .csv.gz, .parquet, or a folder with .parquet files at any depth, in the order of their paths.
-        roles: column names, each with the part it plays: ``treatment``, ``categorical``, ``user`` and ``lists``
-            are read from csv as text, all others as numbers.
+        roles: column names, each with the part it plays: those of ``TEXT_ROLES`` are read from csv as text, all
+            others as numbers.
 
     Raises:
         InputError: if the file is missing, damaged or empty, or lacks a column.
     """
-    path = Path(path)
+    path, where = Path(path), Where()
     if not path.exists():
         raise InputError(f"{path}: no such file", FORMATS, "check the path")
     try:
         if path.is_dir() or path.suffix in (".parquet", ".pq"):
-            table = _read_parquet(path, roles)
+            table, where = _read_parquet(path, roles)
         elif path.name.endswith((".csv", ".csv.gz")):
             table = _read_csv(path, roles)
         else:
             raise InputError(f"{path}: suffix {path.suffix!r}", FORMATS, "convert the file, or rename it")
-    except (OSError, pa.ArrowException) as e:
-        raise InputError(
-            f"{path} cannot be read: {str(e).splitlines()[0]}", FORMATS, "check that the file is whole"
-        ) from e
+    except BROKEN as e:
+        place, why = first_damage(parquet_files(path), [name for name, _ in roles])
+        if not place:
+            place, why = str(path), reason(e)
+        raise InputError(f"{place} cannot be read: {why}", FORMATS, "check that the file is whole") from e
     if table.num_rows == 0:
         raise InputError(f"{path} has no rows", "at least one row", "bring a file with data")
-    return File({name: Column(str(path), name, table.column(name)) for name in table.column_names})
+    return File({name: Column(str(path), name, table.column(name), where) for name in table.column_names})
 
 
-def _read_parquet(path: Path, roles: list[tuple[str, str]]) -> pa.Table:
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+def _read_parquet(path: Path, roles: list[tuple[str, str]]) -> tuple[pa.Table, Where]:
+    files = parquet_files(path)
     if not files:
         raise InputError(f"{path} has no .parquet file", FORMATS, "check the path")
-    data = pyarrow.dataset.dataset([str(f) for f in files], format="parquet", partitioning="hive")
+    data = pyarrow.dataset.dataset(files, format="parquet", partitioning="hive")
     check_names(path, data.schema.names, roles)
-    return data.to_table(columns=list(dict.fromkeys(name for name, _ in roles)))
+    table = data.to_table(columns=list(dict.fromkeys(name for name, _ in roles)))
+    # Damaged pages can decode to offsets and bytes that nothing has checked.
+    table.validate(full=True)
+    return table, Where(parts=tuple(files))
+
+
+def parquet_files(path: Path) -> list[str]:
+    """The Parquet files of a folder at any depth, in the order of their paths; a file itself; none for other files."""
+    if path.is_dir():
+        return [str(f) for f in sorted(path.rglob("*.parquet"))]
+    return [str(path)] if path.suffix in (".parquet", ".pq") else []
 
 
 def _read_csv(path: Path, roles: list[tuple[str, str]]) -> pa.Table:
@@ -70,7 +84,7 @@ def _read_csv(path: Path, roles: list[tuple[str, str]]) -> pa.Table:
     # Types are set, not guessed: a guess sees only the first block of the file.
     types: dict[str, pa.DataType | None] = {}
     for name, role in roles:
-        kind = pa.large_string() if role in ("treatment", "categorical", "user", "lists") else pa.float64()
+        kind = pa.large_string() if role in TEXT_ROLES else pa.float64()
         types[name] = kind if types.get(name, kind) == kind else None
     options = pyarrow.csv.ConvertOptions(
         include_columns=list(types), column_types={name: kind for name, kind in types.items() if kind is not None}

@@ -34,7 +34,7 @@ def user_roles(schema: DataSchema, user: str = "user_id") -> dict[str, str]:
     """Columns that users to be scored need, each with the part it plays, see :func:`read_columns`."""
     return (
         {user: "user"}
-        | dict.fromkeys(schema.dense, "dense")
+        | dict.fromkeys(schema.dense_columns, "dense")
         | {f.name: "lists" if f.is_list else "categorical" for f in schema.sparse}
     )
 
@@ -54,7 +54,7 @@ def users_of_rows(rows: pa.RecordBatch, name: str, schema: DataSchema, user: str
 
 
 def _users(file: File, schema: DataSchema, user: str) -> RCTTable:
-    dense = dense_of(file, schema.dense)
+    dense = dense_of(file, schema)
     n = len(dense)
     return RCTTable(
         user=torch.from_numpy(file[user].users()),
@@ -70,6 +70,8 @@ def _users(file: File, schema: DataSchema, user: str) -> RCTTable:
 def write_users(table: RCTTable, schema: DataSchema, path: str | Path, user: str = "user_id") -> None:
     """Write the features of ``table`` so that :func:`read_users` gives them back; unknown ids become null.
 
+    Hashed and managed labels are lost, and written as numbers that have the same row or id.
+
     Args:
         table: N rows encoded by ``schema``.
         schema: names of the features.
@@ -80,8 +82,10 @@ def write_users(table: RCTTable, schema: DataSchema, path: str | Path, user: str
         InputError: if the file cannot be written.
     """
     out: dict[str, Any] = {user: pa.array(table.user.numpy())}
-    for name, column in zip(schema.dense, table.dense.unbind(1), strict=True):
-        out[name] = pa.array(column.numpy())
+    dense = dict(zip(schema.dense, table.dense.unbind(1), strict=True))
+    flags = {fill.column: dense[fill.flag_name].numpy() == 1 for fill in schema.nulls if fill.flag}
+    for name in schema.dense_columns:
+        out[name] = pa.array(dense[name].numpy(), mask=flags.get(name))
     for feature in schema.sparse:
         column = table.ids[feature.name]
         if isinstance(column, IdList):
@@ -89,6 +93,8 @@ def write_users(table: RCTTable, schema: DataSchema, path: str | Path, user: str
             out[feature.name] = pa.LargeListArray.from_arrays(pa.array(column.offsets.numpy()), values)
         elif feature.name != user:
             out[feature.name] = decode(column, feature)
+        elif feature.ids != "listed":
+            out[user] = pc.call_function("coalesce", [decode(column, feature, table.user.numpy()), out[user]])
         elif feature.vocabulary is not None:
             # Users of another split than training's are in no vocabulary, and still need a name.
             names = pa.array(table.user.numpy()).cast(pa.large_string())

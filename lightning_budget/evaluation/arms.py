@@ -18,7 +18,7 @@ def arm_increments(table: RCTTable, schema: DataSchema) -> list[Increment]:
     """Every arm against control, users being independent; none where an arm has fewer than two users."""
     columns = (table.treatment, table.value, table.cost, table.propensity)
     try:
-        found = increments(*columns, schema.num_treatments, user=table.user, level=LEVEL)
+        found = increments(*columns, schema.num_treatments, user=table.user, level=LEVEL, weight=table.weight)
     except InputError:
         # The columns are those of the curves, which are made: what is left is an arm without spread.
         return []

@@ -22,7 +22,7 @@ def calibrations(
     found = []
     for name, p in predictions.items():
         for what, prediction, outcome in (("value", p.value, table.value), ("cost", p.cost, table.cost)):
-            measured = calibration(prediction, table.treatment, outcome, table.propensity, bins=BINS)
+            measured = calibration(prediction, table.treatment, outcome, table.propensity, table.weight, BINS)
             found += [_bins(name, what, arm, j, measured) for j, arm in enumerate(schema.treatments)]
     return found
 

@@ -67,7 +67,7 @@ def ranking_differences(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Rows of control and one arm; ``[n]`` each. Weights are 1 / p, scaled so that the least is 1."""
+    """Rows of control and one arm; ``[n]`` each. Weights: 1 / p, the least scaled to 1, times sample weights."""
 
     arm: int
     row: Tensor
@@ -86,7 +86,8 @@ def _pair(table: RCTTable, arm: int) -> _Pair:
     row = ((table.treatment == 0) | (table.treatment == arm)).nonzero().squeeze(1)
     p = table.propensity[row].double()
     treated = (table.treatment[row] == arm).long()
-    return _Pair(arm, row, treated, table.value[row], table.cost[row], p.max() / p)
+    weight = p.max() / p if table.weight is None else table.weight[row].double() * p.max() / p
+    return _Pair(arm, row, treated, table.value[row], table.cost[row], weight)
 
 
 def _ranking(method: str, arm: str, pair: _Pair, scores: tuple[Tensor, Tensor]) -> Ranking:

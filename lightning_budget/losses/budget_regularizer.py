@@ -112,6 +112,7 @@ class BudgetRegularizer:
         model: ResponsePrediction | None = None,
         width_factor: float = 1.0,
         generator: torch.Generator | None = None,
+        weight_mean: float = 1.0,
     ) -> Tensor:
         """The goal of one batch, to be maximised.
 
@@ -120,6 +121,7 @@ class BudgetRegularizer:
             state: of :meth:`measure`, on the device of the batch.
             model: ``[N, K]`` baseline of ``doubly_robust``; ``None``: the prediction itself, held constant.
             width_factor: of the schedule; generator: of random estimators.
+            weight_mean: mean sample weight of the training data, the unit of the batch's.
 
         Returns:
             Scalar, value units per user, float32 or more; a mean over rows.
@@ -128,9 +130,9 @@ class BudgetRegularizer:
             own = ArmsFirst.of(prediction)
             base = own if model is None else ArmsFirst.of(model)
             state = state.to(own.value.device, own.value.dtype)
-            terms = len(state.multiplier) * len(batch)
+            terms = len(state.multiplier) * len(batch) * (1.0 if batch.weight is None else weight_mean)
             about = (batch, own, base, state, width_factor)
-            fused = can_fuse(self.estimator, own.value)
+            fused = batch.weight is None and can_fuse(self.estimator, own.value)
             total, slopes = self._fused(*about) if fused else self._in_pieces(*about, generator)
             goal, slopes = total / terms, slopes.div_(terms)
             if self.form.form == "primal":
@@ -187,12 +189,15 @@ class BudgetRegularizer:
         width = self.estimator.width * width_factor * state.spread
         if form.entropy:
             gain.sub_(scores, alpha=form.entropy)
+        if rows.weight is not None:
+            gain.mul_(rows.weight.to(gain))
         found = self.estimator.estimate(scores, gain, width, rows.treatment, generator)
         value = found.value.sum()
         if form.entropy:
             score = found.score
-            if score is None:
-                score = (self.estimator.assignment(scores, width, generator) * scores).sum(dim=(1, 2))
+            if score is None or rows.weight is not None:
+                chosen = self.estimator.assignment(scores, width, generator) * scores
+                score = (chosen if rows.weight is None else chosen * rows.weight.to(chosen)).sum(dim=(1, 2))
             value = value + form.entropy * score.sum()
         return value, found.gradient
 

@@ -58,7 +58,8 @@ class Features:
     @classmethod
     def of(cls, schema: DataSchema, statistics: DataStatistics, max_categories: int) -> Features:
         """Id features of at most ``max_categories`` table rows, smaller ones first while ``MAX_COLUMNS`` hold them."""
-        sizes = [f.num_embeddings for f in schema.sparse]
+        # A managed id is no row: it is left out, as a table too large is.
+        sizes = [f.num_embeddings if f.ids != "managed" else max_categories + 1 for f in schema.sparse]
         first, total = [-1] * len(sizes), 0
         for i in sorted(range(len(sizes)), key=sizes.__getitem__):
             if sizes[i] <= max_categories and total + sizes[i] <= MAX_COLUMNS:

@@ -14,7 +14,7 @@ Weighting = Literal["ipw", "hajek", "poststratified", "doubly_robust"]
 
 
 class Outcomes(Protocol):
-    """Rows of a randomized trial, as a batch or a table: arm given ``[n]``, outcomes and propensity ``[n]`` each."""
+    """Rows of a randomized trial, as a batch or a table: arm given, outcomes, propensity and sample weight, ``[n]``."""
 
     @property
     def treatment(self) -> Tensor: ...
@@ -24,6 +24,8 @@ class Outcomes(Protocol):
     def cost(self) -> Tensor: ...
     @property
     def propensity(self) -> Tensor: ...
+    @property
+    def weight(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,20 @@ class ArmsFirst:
 
 @dataclass(frozen=True)
 class Rows:
-    """Outcomes of n rows, ``[n]`` each."""
+    """Outcomes of n rows, ``[n]`` each, and what each row counts for; ``None``: all of them alike."""
 
     treatment: Tensor
     value: Tensor
     cost: Tensor
     propensity: Tensor
+    weight: Tensor | None = None
 
     @classmethod
     def of(cls, outcomes: Outcomes, rows: slice) -> Rows:
         """Some rows of a batch or a table; views."""
-        return cls(*(getattr(outcomes, name)[rows] for name in ("treatment", "value", "cost", "propensity")))
+        weight = None if outcomes.weight is None else outcomes.weight[rows]
+        names = ("treatment", "value", "cost", "propensity")
+        return cls(*(getattr(outcomes, name)[rows] for name in names), weight=weight)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def arm_residuals(
     sums = multipliers.new_zeros((3, treatments), dtype=torch.float64)
     for piece in data:
         rows, weight = piece.rows, 1 / piece.rows.propensity.double()
+        weight = weight if rows.weight is None else weight * rows.weight
         value, cost = rows.value.double(), rows.cost.double()
         if use_model and piece.model is not None:
             given = rows.treatment[None]
@@ -156,6 +157,8 @@ def policy_constants(
     for piece in data:
         q = estimator.assignment(piece.prediction.scores(multipliers), width, generator)
         rows = piece.rows
+        if rows.weight is not None:
+            q = q * rows.weight.to(q)
         matched = q.gather(1, rows.treatment.expand(len(q), 1, -1)).squeeze(1).double()
         if weighting == "hajek":
             matched /= rows.propensity.double()
@@ -166,7 +169,7 @@ def policy_constants(
         sums[0] += q.sum(dim=2)
         for total, x in zip(sums[1:], (matched, matched * value, matched * cost), strict=True):
             total.index_add_(1, rows.treatment, x)
-        users += q.shape[2]
+        users += q.shape[2] if rows.weight is None else rows.weight.double().sum()
     if reduce:
         sums, users = reduce(sums), reduce(users)
     if weighting == "hajek":
@@ -208,6 +211,8 @@ def exchange_rate(
         shares = (none, one), (one, none)
         both = [gains(piece.rows, weighting, constants, piece.model, *pair) for pair in shares]
         of_cost, of_value = _slopes_by_multiplier(piece, both, estimator, multipliers, width, generator)
+        if piece.rows.weight is not None:
+            of_cost, of_value = of_cost * piece.rows.weight, of_value * piece.rows.weight
         sums[0] += of_value.sum(dim=1)
         sums[1] += of_cost.sum(dim=1)
         sums[2] += of_cost.square().sum(dim=1)

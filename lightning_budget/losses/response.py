@@ -24,6 +24,7 @@ def response_losses(
     cost_kind: Outcome,
     value_scale: float,
     cost_scale: float,
+    weight_mean: float = 1.0,
 ) -> Tensor:
     """Loss of the given arm of each row, ``[n]``, weighted so that its mean is averaged within arms first.
 
@@ -36,6 +37,8 @@ def response_losses(
         arm_share: ``[K]``, share of each arm in the training data.
         value_kind, cost_kind: ``continuous`` or ``binary``.
         value_scale, cost_scale: outcome units of one unit of error.
+        weight_mean: mean sample weight in the training data, of which the loss of a row is a multiple where the batch
+            has sample weights.
 
     Source: Zhou et al. 2024 (DFCL), arXiv:2407.13664.
     """
@@ -46,4 +49,6 @@ def response_losses(
         cost, batch.cost, cost_kind, cost_scale
     )
     weight = 1 / (arm_share.numel() * arm_share[batch.treatment])
+    if batch.weight is not None:
+        weight = weight * batch.weight / weight_mean
     return weight * loss

@@ -60,7 +60,7 @@ def compare(
     spend the same: on true means where the table has them, and as estimated on the trial (EOM) always.
 
     Args:
-        table: N rows of a randomized trial.
+        table: N rows of a randomized trial; a row of sample weight 2 counts as two, but for true means.
         schema: names of its K arms and units.
         predictions: method name to predicted ``[N, K]`` value and cost of the rows of ``table``.
         fractions: B budgets as fractions of the free spend, each above 0.
@@ -117,11 +117,12 @@ def analyse(
     drawn = bootstrap(table, methods, torch.cat([budgets, grid]), resamples, seed, track)
     samples = {name: x[:, : len(budgets)] for name, x in drawn.items()}
     users = table.user.unique().numel()
-    shares = torch.bincount(table.treatment, minlength=schema.num_treatments).double() / len(table)
+    count = torch.ones(len(table)) if table.weight is None else table.weight
+    counts = torch.bincount(table.treatment, count.double(), minlength=schema.num_treatments)
     report = Report(
         row_count=len(table),
         user_count=users,
-        arm_share=dict(zip(schema.treatments, shares.tolist(), strict=True)),
+        arm_share=dict(zip(schema.treatments, (counts / counts.sum()).tolist(), strict=True)),
         value_unit=schema.value_unit,
         cost_unit=schema.cost_unit,
         fractions=fractions,
@@ -135,7 +136,7 @@ def analyse(
         methods=list(methods),
         rows=_rows(curves, fractions, budgets, samples),
         differences=differences(table, methods, curves["eom_hajek"], truth, budgets, samples, seed, track),
-        deployments=deployments(policies, schema, truth, curves["eom_hajek"], fractions, budgets),
+        deployments=deployments(policies, schema, truth, curves["eom_hajek"], fractions, budgets, table.weight),
         curves=[
             _thin(name, kind, curve) for kind in curves if kind != "eom_ipw" for name, curve in curves[kind].items()
         ],
@@ -193,10 +194,10 @@ def _truth(table: RCTTable) -> Truth | None:
 def _eom_curves(
     table: RCTTable, policies: Mapping[str, ResponsePrediction], normalization: Normalization
 ) -> dict[str, CostCurve]:
-    logged = (table.treatment, table.value, table.cost, table.propensity)
+    logged, weight = (table.treatment, table.value, table.cost, table.propensity), table.weight
     arms = next(iter(policies.values())).value.shape[1]
-    curves = {UNIFORM: uniform_curve(*logged, arms, normalization)}
-    return curves | {n: cost_curve(p.value, p.cost, *logged, normalization) for n, p in policies.items()}
+    curves = {UNIFORM: uniform_curve(*logged, arms, normalization, weight)}
+    return curves | {n: cost_curve(p.value, p.cost, *logged, normalization, weight) for n, p in policies.items()}
 
 
 def _true_curves(truth: Truth, policies: Mapping[str, ResponsePrediction]) -> dict[str, CostCurve]:
@@ -206,7 +207,7 @@ def _true_curves(truth: Truth, policies: Mapping[str, ResponsePrediction]) -> di
 
 def arm_means(table: RCTTable, arms: int) -> tuple[Tensor, Tensor]:
     """Hájek means ``[K]`` of value and of cost under each arm; NaN where an arm has no rows."""
-    weight = 1 / table.propensity.double()
+    weight = (1 if table.weight is None else table.weight.double()) / table.propensity.double()
 
     def means(outcome: Tensor) -> Tensor:
         total = weight.new_zeros(2, arms)

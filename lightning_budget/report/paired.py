@@ -32,7 +32,13 @@ def bootstrap(
     outcomes = (table.user, table.value, table.cost, table.propensity)
     return {
         name: bootstrap_curves(
-            matched_interval(p.value, p.cost, table.treatment), *outcomes, budgets, resamples, seed, "hajek"
+            matched_interval(p.value, p.cost, table.treatment),
+            *outcomes,
+            budgets,
+            resamples,
+            seed,
+            "hajek",
+            table.weight,
         )
         for name, p in track(list(methods.items()), "Bootstrap")
     }

@@ -131,7 +131,8 @@ class ServingModel(nn.Module):
         Args:
             dense: ``[N, D]`` float32, as measured.
             values: for each id feature, in the order of the schema, the table rows of all users one after the other,
-                int64; a row that the table has not counts as the row for unknown ids.
+                int64; a row that the table has not counts as the row for unknown ids. Of a hashed feature the row is a
+                formula of the label, which a server computes from :mod:`lightning_budget.data.id_hash`.
             offsets: for each id feature ``[N + 1]`` int64, from 0; user ``i`` has the values from ``offsets[i]`` up to
                 but not including ``offsets[i + 1]``.
             multiplier: λ, 0-dim; by default that of the model.

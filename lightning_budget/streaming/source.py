@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
 from lightning_budget.errors import InputError
+from lightning_budget.streaming.storage import files_below, filesystem_of, is_url, open_binary, size_and_version
 
 PIECE_ROWS = 1 << 20
 """Rows at which a piece is full; a larger row group is a piece of its own."""
+
+
+UNREADABLE = (OSError, pa.ArrowException, UnicodeError, OverflowError, MemoryError)
+"""What reading damaged files brings about."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,9 @@ class SourceFile:
     """One Parquet file as it was when the job began.
 
     Attributes:
+        path: on this machine, or a URL.
         name: path below the input folder; of a single file its name.
+        version: a text that changes when the file is written anew.
         group_rows: rows of each row group.
         constants: columns that the folders' names give, ``key=value``.
         unlike: types of the columns that have another one than in the first file, ``None`` where there is no column.
@@ -32,10 +41,10 @@ class SourceFile:
     path: str
     name: str
     size: int
-    mtime_ns: int
+    version: str
     group_rows: tuple[int, ...]
     constants: dict[str, object]
-    unlike: dict[str, str | None]
+    unlike: dict[str, pa.DataType | None]
 
     @property
     def rows(self) -> int:
@@ -48,8 +57,7 @@ class SourceFile:
             InputError: naming it.
         """
         try:
-            stat = Path(self.path).stat()
-            same = (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
+            same = size_and_version(self.path) == (self.size, self.version)
         except FileNotFoundError:
             same = False
         if not same:
@@ -122,7 +130,7 @@ class Source:
     def seal(self, piece: Piece) -> str:
         """Changes when the rows of the piece may have."""
         file = self.file_of(piece)
-        return json.dumps([file.name, file.size, file.mtime_ns, piece.groups, piece.rows])
+        return json.dumps([file.name, file.size, file.version, piece.groups, piece.rows])
 
     def fingerprint(self) -> str:
         """Of all files, by their sizes and footers, which tell the least and the largest number of every column.
@@ -144,48 +152,50 @@ class Source:
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def open_source(path: Path, piece_rows: int | None = None) -> Source:
+def open_source(path: Path | str, piece_rows: int | None = None) -> Source:
     """Read the footers of a Parquet file, or of all ``*.parquet`` files in a folder at any depth.
 
     Names that begin with ``.`` or ``_`` are passed over; a ``_metadata`` file says which partitions there must be.
 
     Args:
-        path: file or folder.
+        path: file or folder; text with ``://`` is a URL that fsspec knows.
         piece_rows: ``PIECE_ROWS`` if not given.
 
     Raises:
         InputError: if a file is missing, truncated, or there is no row in any.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file", "a .parquet file, or a folder of them", "check the path")
-    paths = [path] if path.is_file() else _files(path)
-    if path.is_dir():
-        _check_listed(path, paths)
-    constants = _constants(paths) if path.is_dir() else [{}]
+    root, paths, names = _remote(str(path)) if is_url(path) else _local(Path(path))
+    constants = [{} for _ in paths] if root is None else _constants(paths)
     files, schema = [], None
-    for p, constant in zip(paths, constants, strict=True):
-        stat, (group_rows, found) = p.stat(), _footer(p)
+    for p, name, constant in zip(paths, names, constants, strict=True):
+        size, version = _stat(p)
+        group_rows, found = _footer(p)
         schema = found if schema is None else schema
-        name = str(p.relative_to(path)) if path.is_dir() else p.name
-        files.append(
-            SourceFile(str(p), name, stat.st_size, stat.st_mtime_ns, group_rows, constant, _unlike(found, schema))
-        )
+        files.append(SourceFile(p, name, size, version, group_rows, constant, _unlike(found, schema)))
     assert schema is not None
     pieces = _pieces(files, PIECE_ROWS if piece_rows is None else piece_rows)
     if not pieces:
         raise InputError(f"{path} has no rows", "at least one row", "bring a file with data")
-    return Source(str(path), path.is_file(), tuple(files), tuple(pieces), schema)
+    return Source(str(path), root is None, tuple(files), tuple(pieces), schema)
 
 
-def open_parquet(path: str, memory_map: bool = False) -> pyarrow.parquet.ParquetFile:
+def open_parquet(
+    path: str, memory_map: bool = False, factored: Sequence[str] | None = None
+) -> pyarrow.parquet.ParquetFile:
     """A Parquet file ready to be read.
+
+    Args:
+        factored: columns of text to be read as dictionaries.
 
     Raises:
         InputError: if it is missing, truncated or no Parquet.
     """
+    settings: dict[str, Any] = {"page_checksum_verification": True, "read_dictionary": list(factored or [])}
     try:
-        return pyarrow.parquet.ParquetFile(path, memory_map=memory_map)
-    except (OSError, pa.ArrowException) as e:
+        if is_url(path):
+            return pyarrow.parquet.ParquetFile(open_binary(path), pre_buffer=True, **settings)
+        return pyarrow.parquet.ParquetFile(path, memory_map=memory_map, **settings)
+    except UNREADABLE as e:
         raise unreadable(path, e) from e
 
 
@@ -193,6 +203,40 @@ def unreadable(path: str | Path, error: BaseException) -> InputError:
     """The error for a file that cannot be read."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(f"{path} cannot be read: {text}", "whole Parquet files", "write the partition again")
+
+
+def _local(path: Path) -> tuple[str | None, list[str], list[str]]:
+    """The folder, ``None`` for a single file; paths of the files; their names."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file", "a .parquet file, or a folder of them", "check the path")
+    if path.is_file():
+        return None, [str(path)], [path.name]
+    paths = _files(path)
+    _check_listed(path, paths)
+    return str(path), [str(p) for p in paths], [str(p.relative_to(path)) for p in paths]
+
+
+def _remote(url: str) -> tuple[str | None, list[str], list[str]]:
+    try:
+        paths, single = files_below(url)
+    except OSError as e:
+        raise InputError(f"{url}: no such file", "a .parquet file, or a folder of them", "check the path") from e
+    if single:
+        return None, paths, [url.rsplit("/", 1)[-1]]
+    system, root = filesystem_of(url)
+    root = system.unstrip_protocol(root).rstrip("/") + "/"
+    named = {p: p.removeprefix(root) for p in paths if p.endswith(".parquet")}
+    named = {p: n for p, n in named.items() if not any(part.startswith((".", "_")) for part in n.split("/"))}
+    if not named:
+        raise InputError(f"{url} has no .parquet file", "a .parquet file, or a folder of them", "check the path")
+    return root, list(named), list(named.values())
+
+
+def _stat(path: str) -> tuple[int, str]:
+    try:
+        return size_and_version(path)
+    except OSError as e:
+        raise unreadable(path, e) from e
 
 
 def _files(folder: Path) -> list[Path]:
@@ -224,24 +268,31 @@ def _check_listed(folder: Path, paths: list[Path]) -> None:
         )
 
 
-def _constants(paths: list[Path]) -> list[dict[str, object]]:
-    if not any("=" in part for p in paths for part in p.parts):
+def _constants(paths: list[str]) -> list[dict[str, object]]:
+    if not any("=" in part for p in paths for part in p.split("/")):
         return [{} for _ in paths]
-    data = pyarrow.dataset.dataset([str(p) for p in paths], format="parquet", partitioning="hive")
+    system = None
+    if is_url(paths[0]):
+        system = filesystem_of(paths[0])[0]
+        paths = [system._strip_protocol(p) for p in paths]
+    data = pyarrow.dataset.dataset(paths, format="parquet", partitioning="hive", filesystem=system)
     by_path = {f.path: pyarrow.dataset.get_partition_keys(f.partition_expression) for f in data.get_fragments()}
-    return [dict(by_path[str(p)]) for p in paths]
+    return [dict(by_path[p]) for p in paths]
 
 
-def _footer(path: Path) -> tuple[tuple[int, ...], pa.Schema]:
-    with open_parquet(str(path)) as file:
-        footer = file.metadata
-        rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-        return rows, file.schema_arrow.remove_metadata()
+def _footer(path: str) -> tuple[tuple[int, ...], pa.Schema]:
+    with open_parquet(path) as file:
+        try:
+            footer = file.metadata
+            rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+            return rows, file.schema_arrow.remove_metadata()
+        except UNREADABLE as e:
+            raise unreadable(path, e) from e
 
 
 def _footer_bytes(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             end = file.seek(-8, os.SEEK_END)
             size = int.from_bytes(file.read(4), "little")
             file.seek(end - size)
@@ -250,9 +301,9 @@ def _footer_bytes(path: str) -> bytes:
         raise unreadable(path, e) from e
 
 
-def _unlike(found: pa.Schema, first: pa.Schema) -> dict[str, str | None]:
+def _unlike(found: pa.Schema, first: pa.Schema) -> dict[str, pa.DataType | None]:
     kinds = dict(zip(found.names, found.types, strict=True))
-    return {f.name: str(kinds[f.name]) if f.name in kinds else None for f in first if kinds.get(f.name) != f.type}
+    return {f.name: kinds.get(f.name) for f in first if kinds.get(f.name) != f.type}
 
 
 def _pieces(files: list[SourceFile], piece_rows: int) -> list[Piece]:

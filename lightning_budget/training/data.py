@@ -12,7 +12,14 @@ from lightning_budget.table import RCTTable
 
 
 class TrialData(Protocol):
-    """A Lightning data module over a randomized trial in three splits; ``datamodules`` has some."""
+    """A Lightning data module over a randomized trial in three splits; ``datamodules`` has some.
+
+    Attributes:
+        statistics: of the whole training split.
+        train: its rows, on which the goal is measured, or a random sample of its users with all their rows where it is
+            larger than memory; an attribute ``train_is_sample`` is then true. Steps see all rows all the same.
+        val, test: likewise.
+    """
 
     schema: DataSchema
     statistics: DataStatistics
@@ -25,7 +32,7 @@ class TrialData(Protocol):
         ...
 
     def train_dataloader(self) -> Iterable[RCTBatch]:
-        """Shuffled anew every epoch, the same global batches for any number of ranks."""
+        """All rows, shuffled anew every epoch."""
         ...
 
     def table_dataloader(self, table: RCTTable) -> Iterable[RCTBatch]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_budget.errors import InputError
+from lightning_budget.schema import DataSchema
 from lightning_budget.training.export import read_checkpoint
 from lightning_budget.training.module import BudgetModule
 
@@ -20,6 +21,8 @@ def check_same_model(path: Path, module: BudgetModule) -> None:
         InputError: naming what differs, and how a checkpoint of other tables or treatments is extended or sliced.
     """
     saved = read_checkpoint(path, tensors=False)["hyper_parameters"]
+    # By way of the schema: an older checkpoint does not name what has come since.
+    saved = {**saved, "schema": DataSchema.from_dict(dict(saved["schema"])).to_dict()}
     _check_tables(path, module.schema.to_dict(), saved["schema"])
     theirs = {"embedding_optimizer": "rowwise_adagrad", **saved}
     for name in ("schema", "model", "embedding_optimizer"):

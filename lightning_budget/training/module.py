@@ -15,17 +15,22 @@ from torch import Tensor
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.losses.response import response_losses
+from lightning_budget.models.managed_collisions import ManagedIds
 from lightning_budget.models.registry import build_model
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.finite import FiniteGuard, refuse_broken_weights
+from lightning_budget.training.given_rows import start_rows_anew
 from lightning_budget.training.optimizers import dense_parameters, step_in_backward
 from lightning_budget.training.optimizers import embedding_optimizer as get_embedding_optimizer
 from lightning_budget.training.sharding import materialize_tables
 from lightning_budget.training.versions import versions
 
 SCHEDULES = ("constant", "cosine")
+
+MANAGED_IDS = "managed_ids"
+"""Top-level checkpoint key of managed ids that were counted and have no row yet."""
 
 ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
 
@@ -116,6 +121,7 @@ class BudgetModule(L.LightningModule):
             self.schema.cost_kind,
             self.statistics.value_scale,
             self.statistics.cost_scale,
+            self.statistics.weight_mean,
         )
 
     def on_train_epoch_start(self) -> None:
@@ -124,6 +130,10 @@ class BudgetModule(L.LightningModule):
         torch.manual_seed(int(state[0]))
 
     def training_step(self, batch: RCTBatch, batch_idx: int) -> Tensor:
+        if self._managed is not None and batch.sparse is not None:
+            assert self.net is not None
+            assert self.net.sparse_arch is not None
+            start_rows_anew(self.net.sparse_arch, self._managed.observe(batch.sparse))
         prediction = self(batch)
         loss = prediction_loss = self.prediction_losses(batch, prediction).mean()
         losses = {"prediction_loss": prediction_loss}
@@ -167,11 +177,29 @@ class BudgetModule(L.LightningModule):
         prediction = self(batch)
         return batch.row, prediction.value, prediction.cost
 
+    @property
+    def _managed(self) -> ManagedIds | None:
+        encoder = None if self.net is None else self.net.sparse_arch
+        return None if encoder is None else encoder.managed
+
+    def on_train_epoch_end(self) -> None:
+        """Log how the tables of managed features are filled."""
+        if self._managed is not None:
+            shares = {f"train/ids/{name}": share for name, share in self._managed.shares().items()}
+            self.log_dict(shares, on_step=False, on_epoch=True, sync_dist=True)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what wrote the checkpoint, and write none of a model that has seen NaN."""
         self._finite.flush()
         refuse_broken_weights(self, self.global_step)
         checkpoint["versions"] = versions()
+        if self._managed is not None:
+            checkpoint[MANAGED_IDS] = self._managed.pending()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting managed ids where the checkpoint left off."""
+        if self._managed is not None:
+            self._managed.resume(checkpoint.get(MANAGED_IDS))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(

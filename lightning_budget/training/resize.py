@@ -28,8 +28,9 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
     """Write a checkpoint for a new schema that keeps what the old one knows.
 
     Embedding rows are taken over by label, or by number where a feature has no vocabulary; treatments by name. New rows
-    and treatments start as an untrained model's do; optimizer states follow, zero for what is new. The result is one
-    file, whatever the source was.
+    and treatments start as an untrained model's do; optimizer states follow, zero for what is new. Tables of hashed and
+    managed features keep their size: in another, labels would have other rows. The result is one file, whatever the
+    source was.
 
     Args:
         source: checkpoint of either format.
@@ -90,6 +91,14 @@ def _check(old: DataSchema, new: DataSchema, source: str | Path) -> None:
             "the same features in the same order",
             "train anew",
         )
+    for was, is_ in zip(old.sparse, new.sparse, strict=True):
+        if (was.ids, is_.ids) != ("listed", "listed") and was != is_:
+            raise InputError(
+                f"{source}: its feature {was.name!r} is {was.ids} with {was.num_embeddings:,} rows, the new schema's "
+                f"{is_.ids} with {is_.num_embeddings:,}",
+                "the same rows for hashed and managed features, whose labels would otherwise have others",
+                "keep the size, or train anew",
+            )
 
 
 def _old_rows(old: SparseFeature, new: SparseFeature) -> list[int | None]:

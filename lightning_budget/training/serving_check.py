@@ -160,7 +160,8 @@ def random_users(schema: DataSchema, statistics: DataStatistics, n: int = 1024, 
     ids: dict[str, Tensor | IdList] = {}
     for feature in schema.sparse:
         lengths = torch.randint(0, 6, (n,), generator=g) if feature.is_list else torch.ones(n, dtype=torch.int64)
-        values = torch.randint(0, feature.num_embeddings, (int(lengths.sum()),), generator=g)
+        most = 2**62 if feature.ids == "managed" else feature.num_embeddings
+        values = torch.randint(0, most, (int(lengths.sum()),), generator=g)
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         ids[feature.name] = IdList(values, offsets) if feature.is_list else values
     return RCTTable(

@@ -37,7 +37,16 @@ def to_serving(
         model: unsharded, on one device.
         schema: that the model was built with; statistics: likewise, ``DataStatistics.to_dict()``.
         multiplier: λ of the policy that travels along, value per currency; origin: of that multiplier.
+
+    Raises:
+        InputError: for managed ids, whose rows only the training model's map knows.
     """
+    if managed := [f.name for f in schema.sparse if f.ids == "managed"]:
+        raise InputError(
+            f"managed feature {managed[0]!r}, whose ids have no rows but those of the training model's map",
+            "listed and hashed features in files for serving",
+            "train it hashed (data.hashed), or score with scripts/allocate.py",
+        )
     weights = []
     if model.sparse_arch is not None:
         bags: Any = model.sparse_arch.tables.embedding_bags

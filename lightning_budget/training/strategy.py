@@ -29,6 +29,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.training import watchdog
 from lightning_budget.training.checkpointing import ShardCheckpointing
 from lightning_budget.training.even_batches import even_batches
+from lightning_budget.training.given_rows import refuse_cached_tables
 from lightning_budget.training.optimizers import check_runs_on
 from lightning_budget.training.pipeline import pipelined
 from lightning_budget.training.plan import (
@@ -227,6 +228,7 @@ class TorchRecStrategy(ShardCheckpointing):
         plan = sharding_plan(
             module, self._sharding, self.root_device, self.world_size, self.num_processes, self._cpu_group
         )
+        refuse_cached_tables(module, plan)
         if tables and self.is_global_zero:
             self._tell(describe_plan(plan, tables))
         self._dmp = DistributedModelParallel(

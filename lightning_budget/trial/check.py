@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_budget.schema import DataSchema
+import torch
+
+from lightning_budget.schema import UNKNOWN, DataSchema
 from lightning_budget.table import IdList, RCTTable
 from lightning_budget.trial.balance import Balance, check_balance
 from lightning_budget.trial.leakage import Leakage, check_leakage
@@ -77,6 +79,9 @@ def logged_of(table: RCTTable, schema: DataSchema) -> Logged:
     for feature in schema.sparse:
         column = table.ids[feature.name]
         values, offsets = (column.values, column.offsets) if isinstance(column, IdList) else (column, None)
+        if feature.ids == "managed":
+            # 63 bits of a hash: levels are shared as a hashed feature's rows would be.
+            values = torch.where(values == UNKNOWN, UNKNOWN, 1 + values % (feature.num_embeddings - 1))
         ids.append(IdFeature(feature.name, values, feature.num_embeddings, offsets, feature.vocabulary))
     return logged_trial(
         arms=schema.treatments,

@@ -22,7 +22,7 @@ def trial() -> pa.Table:
     """600 rows of 150 users, three arms, every kind of column."""
     rng = np.random.default_rng(7)
     user = rng.integers(0, 150, N)
-    arm = rng.integers(0, 3, N)
+    arm = np.array([0, 0, 1, 2])[rng.integers(0, 4, N)]
     lengths = rng.integers(0, 4, N)
     viewed = [[f"c{j}" for j in rng.integers(0, 9, n)] for n in lengths]
     return pa.table(

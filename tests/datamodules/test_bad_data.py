@@ -69,7 +69,7 @@ CASES = {
         "column 'p' has 2 propensities outside (0, 1], the first 1.5;",
         "drop those rows",
     ),
-    "negative cost": ("paid", (-1.0, -2.0), "column 'paid' has 2 negative costs; allowed: costs ≥ 0", "mend them"),
+    "negative cost": ("paid", (-1.0, -2.0), "column 'paid' has 2 negative costs, the first in row 0", "mend them"),
 }
 
 

@@ -30,6 +30,7 @@ class Rows:
     value: Tensor
     cost: Tensor
     propensity: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.treatment)

@@ -52,7 +52,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     [
         ("model.embeding_dim=8", "did you mean 'model.embedding_dim'?"),
         ("max_epochs=3", "did you mean 'trainer.max_epochs'?"),
-        ("data=hilstrom", "unknown data 'hilstrom'; allowed: campaign, hillstrom, table; "),
+        ("data=hilstrom", "unknown data 'hilstrom'; allowed: campaign, campaign_mt7, criteo, "),
         ("objective=defualt", "did you mean 'objective=default'?"),
         ("data=hillstrom", "TableRCTDataModule"),  # with the sizes of a campaign
         ("data=table", "no value for data."),

@@ -12,6 +12,7 @@ from lightning_budget.metrics.functional.checks import (
     check_outcomes,
     check_responses,
     check_treatment,
+    check_weight,
 )
 from lightning_budget.metrics.functional.cost_curve import CostCurve
 
@@ -46,6 +47,7 @@ def uniform_curve(
     propensity: Tensor,
     num_treatments: int,
     normalization: Normalization = "hajek",
+    weight: Tensor | None = None,
 ) -> CostCurve:
     """The policy that gives a random share of users a random incentive, estimated on randomized logs.
 
@@ -59,13 +61,15 @@ def uniform_curve(
         propensity: ``[N]``, probability of the arm given.
         num_treatments: K ≥ 2.
         normalization: ``hajek`` or ``ipw`` mean of each arm.
+        weight: ``[N]`` ≥ 0, how often a row counts.
 
     Raises:
         InputError: on input that :func:`cost_curve` refuses, or when an arm has no rows.
     """
     _check(treatment, value, cost, propensity, num_treatments, normalization)
-    values = _arm_means(treatment, value, propensity, num_treatments, normalization)
-    costs = _arm_means(treatment, cost, propensity, num_treatments, normalization)
+    check_weight(weight, len(treatment))
+    values = _arm_means(treatment, value, propensity, num_treatments, normalization, weight)
+    costs = _arm_means(treatment, cost, propensity, num_treatments, normalization, weight)
     return _two_points(values, costs)
 
 
@@ -99,16 +103,22 @@ def _check(
 
 
 def _arm_means(
-    treatment: Tensor, outcome: Tensor, propensity: Tensor, arms: int, normalization: Normalization
+    treatment: Tensor,
+    outcome: Tensor,
+    propensity: Tensor,
+    arms: int,
+    normalization: Normalization,
+    count: Tensor | None = None,
 ) -> Tensor:
-    kept = treatment < arms
+    kept = (treatment < arms).double() if count is None else (treatment < arms) * count.double()
+    size = len(treatment) if count is None else count.double().sum()
     weight = kept / propensity.double()
-    arm = torch.where(kept, treatment, 0).long()
+    arm = torch.where(treatment < arms, treatment, 0).long()
 
     def sums(x: Tensor) -> Tensor:
         return x.new_zeros(arms).index_add_(0, arm, x)
 
-    return sums(weight * outcome.double()) / (sums(weight) if normalization == "hajek" else len(treatment))
+    return sums(weight * outcome.double()) / (sums(weight) if normalization == "hajek" else size)
 
 
 def _two_points(values: Tensor, costs: Tensor) -> CostCurve:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from lightning_budget.allocation import policy_treatment, solve_multipliers
+from lightning_budget.allocation import policy_treatment
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.losses.budgets import budget_grid
 from lightning_budget.metrics.functional.checks import Normalization
@@ -19,6 +19,7 @@ from lightning_budget.metrics.functional.oracle import regret
 from lightning_budget.table import RCTTable
 from lightning_budget.training.data import trial_data
 from lightning_budget.training.module import BudgetModule
+from lightning_budget.training.objective.refresh import weighted_multipliers
 from lightning_budget.training.predict import Part, gather_rows
 
 
@@ -93,13 +94,11 @@ def allocation_metrics(
     """The numbers that :class:`AllocationMetrics` logs, by name; ``optimum`` saves :func:`optimum_of` the table."""
     value, cost = prediction.value, prediction.cost
     logged = (table.treatment, table.value, table.cost, table.propensity)
-    curve = cost_curve(value, cost, *logged, normalization=normalization)
+    curve = cost_curve(value, cost, *logged, normalization=normalization, weight=table.weight)
     named: dict[str, Tensor] = {f"eom_{normalization}": curve.at_budget(budgets).value}
-    multipliers = solve_multipliers(value, cost, budgets)
+    multipliers = weighted_multipliers(prediction, budgets, table.weight)
     named["spend"] = curve.at_multiplier(multipliers).spend
-    mix = [
-        torch.bincount(policy_treatment(value, cost, float(m)), minlength=len(arms)) / len(table) for m in multipliers
-    ]
+    mix = [_shares(policy_treatment(value, cost, float(m)), table.weight, len(arms)) for m in multipliers]
     named |= {f"share_{arm}": torch.stack([shares[j] for shares in mix]) for j, arm in enumerate(arms)}
     if table.true_value is not None and table.true_cost is not None:
         oracle = optimum or optimum_of(table)
@@ -107,6 +106,12 @@ def allocation_metrics(
     results = {f"val/{k}@{f:g}": float(x) for k, v in named.items() for f, x in zip(fractions, v, strict=True)}
     results[f"val/eom_{normalization}"] = float(named[f"eom_{normalization}"].mean())
     return results
+
+
+def _shares(treatment: Tensor, weight: Tensor | None, arms: int) -> Tensor:
+    """``[K]``: of all users, by sample weight."""
+    counts = torch.bincount(treatment, None if weight is None else weight.double(), minlength=arms)
+    return counts / counts.sum()
 
 
 def optimum_of(table: RCTTable) -> CostCurve:

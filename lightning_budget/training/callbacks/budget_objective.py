@@ -141,6 +141,12 @@ class BudgetObjective(L.Callback):
             self.state = self.state.to(module.device, torch.float32)
         if self.outcome_model != "cross_fitted" or self.regularizer.form.weighting != "doubly_robust":
             return
+        if getattr(trial_data(trainer), "train_is_sample", False):
+            raise InputError(
+                f"objective.outcome_model=cross_fitted with {len(table):,} rows in memory of a larger training split",
+                "own, or a training split in memory: the baseline has to know each row's fold",
+                "raise data.sample_rows, or set objective.outcome_model=own",
+            )
         if self._baseline_state is None:
             part = part_of_rank(len(table))
             rows = range(part.start, part.stop)
@@ -189,7 +195,8 @@ class BudgetObjective(L.Callback):
 
         def term(p: ResponsePrediction) -> Tensor:
             generator = self._generator("term", module.global_rank, module.device)
-            return scale * self.regularizer(batch, p, state, model, factor, generator)
+            unit = module.statistics.weight_mean
+            return scale * self.regularizer(batch, p, state, model, factor, generator, unit)
 
         if logs:
             scales = module.statistics.value_scale, module.statistics.cost_scale

@@ -14,12 +14,13 @@ from lightning_budget.losses.gains import Outcomes
 
 @dataclass(frozen=True)
 class BatchOutcomes:
-    """Outcomes of the rows of a batch, ``[n]`` each."""
+    """Outcomes and sample weights of the rows of a batch, ``[n]`` each."""
 
     treatment: Tensor
     value: Tensor
     cost: Tensor
     propensity: Tensor
+    weight: Tensor | None = None
 
 
 def _alone() -> bool:
@@ -46,7 +47,9 @@ def gather_batch(
     batch: RCTBatch, prediction: ResponsePrediction, model: ResponsePrediction | None
 ) -> tuple[ResponsePrediction, Outcomes, ResponsePrediction | None]:
     """Rows, predictions and baseline of the global batch, rank by rank; all ranks hold equally many rows."""
-    rows = BatchOutcomes(*(_gather(x) for x in (batch.treatment, batch.value, batch.cost, batch.propensity)))
+    weight = None if batch.weight is None else _gather(batch.weight)
+    columns = (batch.treatment, batch.value, batch.cost, batch.propensity)
+    rows = BatchOutcomes(*(_gather(x) for x in columns), weight=weight)
     predicted = ResponsePrediction(_gather(prediction.value), _gather(prediction.cost))
     return predicted, rows, None if model is None else ResponsePrediction(_gather(model.value), _gather(model.cost))
 

@@ -45,11 +45,24 @@ def measure_goal(
     check_outcomes(outcomes.value, outcomes.cost, outcomes.propensity, len(prediction.value))
     if multipliers is None:
         assert budgets is not None
-        found = solve_multipliers(prediction.value, prediction.cost, budgets)
+        found = weighted_multipliers(prediction, budgets, outcomes.weight)
     else:
         check_predictions(prediction.value, prediction.cost)
         budgets, found = None, torch.tensor(multipliers, dtype=torch.float64)
     return regularizer.measure(prediction, outcomes, found, budgets, **how)
+
+
+def weighted_multipliers(prediction: ResponsePrediction, budgets: Tensor, weight: Tensor | None) -> Tensor:
+    """Multipliers ``[B]`` at which the mean spend is that of the budgets; a user of weight 2 counts as two.
+
+    Args:
+        prediction: ``[N, K]``; budgets: ``[B]``, currency per user; weight: ``[N]`` sample weights, if there are some.
+    """
+    if weight is None:
+        return solve_multipliers(prediction.value, prediction.cost, budgets)
+    # Scores in another unit make the same choices, and spend in it is the weighted one.
+    share = (weight.double() / weight.double().mean())[:, None]
+    return solve_multipliers(prediction.value.double() * share, prediction.cost.double() * share, budgets)
 
 
 @contextmanager

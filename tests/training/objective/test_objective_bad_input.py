@@ -142,6 +142,7 @@ def test_training_that_diverges_ends_with_one_line_and_good_checkpoints(
 def test_the_door_of_a_measure() -> None:
     n = 5
     rows = SimpleNamespace(
+        weight=None,
         treatment=torch.arange(n) % 2,
         value=torch.ones(n),
         cost=torch.ones(n),

@@ -1,0 +1,101 @@
+"""What a scan has found, kept on disk so that a second start does not scan again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_budget.atomic import atomic_path
+from lightning_budget.data.collisions import Collisions
+from lightning_budget.schema import DataSchema
+from lightning_budget.statistics import DataStatistics
+from lightning_budget.table import IdList, RCTTable
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a scan has found.
+
+    Attributes:
+        schema, statistics: of the whole training split.
+        piece_rows: training rows of each piece.
+        rows: of train, val and test.
+        tables: rows of each split kept in memory.
+        collisions: of hashed and managed features.
+    """
+
+    schema: DataSchema
+    statistics: DataStatistics
+    piece_rows: tuple[int, ...]
+    rows: tuple[int, int, int]
+    tables: dict[str, RCTTable]
+    collisions: tuple[Collisions, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all.
+
+        Raises:
+            OSError: if that cannot be done.
+        """
+        state = {
+            "format": FORMAT,
+            "schema": self.schema.to_dict(),
+            "statistics": self.statistics.to_dict(),
+            "piece_rows": list(self.piece_rows),
+            "rows": list(self.rows),
+            "collisions": [asdict(c) for c in self.collisions],
+            "tables": {name: _tensors(table) for name, table in self.tables.items()},
+        }
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Profile | None:
+        """What :meth:`save` has written; ``None`` if there is nothing that can be used."""
+        try:
+            state = torch.load(path, weights_only=True)
+            if state["format"] != FORMAT:
+                return None
+            return cls(
+                DataSchema.from_dict(state["schema"]),
+                DataStatistics.from_dict(state["statistics"]),
+                tuple(state["piece_rows"]),
+                tuple(state["rows"]),
+                {name: _table(tensors) for name, tensors in state["tables"].items()},
+                tuple(Collisions(**c) for c in state["collisions"]),
+            )
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):
+            return None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock file: of processes that start together, one scans and the others read what it has found."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _tensors(table: RCTTable) -> dict[str, Any]:
+    columns = {f.name: getattr(table, f.name) for f in fields(table) if f.name != "ids"}
+    ids = {name: [c.values, c.offsets] if isinstance(c, IdList) else c for name, c in table.ids.items()}
+    return {"columns": columns, "ids": ids}
+
+
+def _table(state: dict[str, Any]) -> RCTTable:
+    ids = {name: c if isinstance(c, Tensor) else IdList(*c) for name, c in state["ids"].items()}
+    return RCTTable(**state["columns"], ids=ids)

@@ -1,0 +1,107 @@
+"""Batches of one stream: windows read ahead on a thread, shuffled, cut, and the rest carried into the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_budget.batch import RCTBatch
+from lightning_budget.data.stream.freed_memory import keep_freed_memory
+from lightning_budget.data.stream.plan import EpochPlan, Segment, Window, first_rows
+from lightning_budget.data.stream.shuffled import Room, ShuffledRows
+from lightning_budget.data.stream.trial_source import TrialSource
+from lightning_budget.errors import InputError
+from lightning_budget.schema import DataSchema
+from lightning_budget.streaming.threads import for_each
+from lightning_budget.table import RCTTable
+
+
+@dataclass(frozen=True)
+class TrainingStream:
+    """The training rows of a trial as one worker of one rank sees them.
+
+    Attributes:
+        trial: the files; schema: by which they are encoded; plan: of the epoch.
+        threads: pieces read together.
+    """
+
+    trial: TrialSource
+    schema: DataSchema
+    plan: EpochPlan
+    threads: int = 1
+
+    def batches(self, worker: int, first: int = 0) -> Iterator[RCTBatch]:
+        """The worker's batches from number ``first`` on, the same ones whether those before were asked for or not.
+
+        ``row`` is a row's position in the training split. In memory are two windows, the one that batches are cut from
+        and the one that is read meanwhile, and of that one also the pieces until its rows are in order.
+
+        Raises:
+            InputError: if a file cannot be read, or is another one than was scanned.
+        """
+        keep_freed_memory()
+        size = self.plan.batch_rows
+        windows = self.plan.windows(worker)
+        windows = [w for w in windows if w.first + w.rows > first * size]
+        if not windows:
+            return
+        # The row of the stream that the next batch begins with.
+        at = first * size
+        end = windows[-1].first + windows[-1].rows
+        carry: ShuffledRows | None = None
+        rooms = Room(), Room()
+        with ThreadPoolExecutor(1, "window") as reader:
+            ahead = reader.submit(self._read, worker, windows[0], rooms[0])
+            for i, window in enumerate(windows):
+                rows = ahead.result()
+                if i + 1 < len(windows):
+                    ahead = reader.submit(self._read, worker, windows[i + 1], rooms[(i + 1) % 2])
+                stop = window.first + window.rows
+                if carry is not None:
+                    start = min(size - len(carry), window.rows)
+                    carry = carry.followed_by(rows.part(0, start))
+                    if len(carry) < size and stop < end:
+                        continue
+                    yield carry.batch(0, len(carry))
+                    at, carry = at + len(carry), None
+                while at < stop and (stop - at >= size or stop == end):
+                    taken = min(size, stop - at)
+                    yield rows.batch(at - window.first, at - window.first + taken)
+                    at += taken
+                if at < stop:
+                    carry = rows.part(at - window.first, window.rows)
+
+    def _read(self, worker: int, window: Window, room: Room) -> ShuffledRows:
+        found: dict[Segment, tuple[RCTTable, NDArray[np.int64]]] = {}
+
+        def read(segment: Segment) -> None:
+            found[segment] = self._training_rows(segment)
+
+        for_each(window.segments, read, self.threads)
+        offsets, first = first_rows(self.plan.piece_rows), 0
+        tables, positions, train = [], [], []
+        for segment in window.segments:
+            table, index = found.pop(segment)
+            position = np.full(len(table), -1)
+            position[index] = np.arange(len(index)) + offsets[segment.piece]
+            train.append(index[segment.start : segment.stop] + first)
+            tables.append(table)
+            positions.append(position)
+            first += len(table)
+        order = self.plan.order(worker, window).numpy()
+        return ShuffledRows.of(tables, positions, np.concatenate(train).take(order), room, self.threads)
+
+    def _training_rows(self, segment: Segment) -> tuple[RCTTable, NDArray[np.int64]]:
+        piece, expected = self.trial.source.pieces[segment.piece], self.plan.piece_rows[segment.piece]
+        table, index = self.trial.training_rows(piece, self.schema)
+        if len(index) != expected:
+            raise InputError(
+                f"{self.trial.source.file_of(piece).path}: {len(index)} training rows where the scan found {expected}",
+                "files that stay as they are",
+                "start again",
+            )
+        return table, index

@@ -134,13 +134,9 @@ class BatchLoader:
         self.sampler = sampler
         self.num_workers = num_workers
         self.batch_sampler = None  # Lightning asks for it wherever there is a sampler
+        # Workers end with the epoch: kept ones, in the trainer's reference cycles, end five seconds apart or worse.
         self._loader: DataLoader[RCTBatch] = DataLoader(
-            _Batches(table),
-            batch_size=None,
-            sampler=sampler,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
+            _Batches(table), batch_size=None, sampler=sampler, num_workers=num_workers, pin_memory=pin_memory
         )
         self._position = 0
         self._resume: dict[str, int] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,8 @@ def fit(folder: Path, data: RCTDataModule, ckpt_path: Path | None = None, **opti
 @pytest.mark.parametrize("workers", [0, 1])
 def test_trainer_sets_the_epoch_and_resumes_anywhere(workers: int, tmp_path: Path) -> None:
     whole = fit(tmp_path, Tiny(num_workers=workers))
+    # The garbage collector, which may come long after, would wait for each of them.
+    assert not multiprocessing.active_children()
     rows = [r for _, r in whole.seen]
     assert [e for e, _ in whole.seen] == [0] * 5 + [1] * 5 + [2] * 5
     epochs = [[r for batch in rows[i : i + 5] for r in batch] for i in (0, 5, 10)]

@@ -1,15 +1,15 @@
-"""Rows of a window in the order of the batches, so that a batch is a slice of every column.
+"""Rows of a window in the order of the batches, piece by piece, so that a batch is a slice of every piece.
 
-Columns are put in order one at a time: a column lies in the cache where whole rows do not. Lists stay where they are,
-and a row knows where its own begins::
+Rows are put in order within their piece, whose columns lie in the cache where a window's do not. A batch holds the rows
+that the order of the window gives it, those of a piece side by side::
 
-    rows       4  0  7  2 | …          viewed   first  [9, 0, 21, 3 | …]   length  [2, 3, 0, 1 | …]
-    position  [⋅  ⋅  ⋅  ⋅ | …]         entries of the window, in the order of the files
+    order of the window   b2 a0 a3 c1 | b0 c0 a1 b1 | …       batches of four rows, of pieces a, b and c
+    piece a               0 3 1 …                             batch 0 takes two rows of it, batch 1 one
+    piece b               2 0 1 …                             one, two
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,53 +18,48 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_budget.allocation import compiled
 from lightning_budget.batch import KeyedJaggedTensor, RCTBatch
-from lightning_budget.streaming.threads import for_each
 from lightning_budget.table import IdList, RCTTable
 
 Column = NDArray[Any]
 Ints = NDArray[np.int64]
 FIELDS = ("dense", "treatment", "value", "cost", "propensity", "weight")
 
-
-class Room:
-    """Memory that is written over again and again: new memory costs more than what is written into it."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, NDArray[np.uint8]] = {}
-
-    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Column:
-        """What had this name before is gone."""
-        size = math.prod(shape) * dtype.itemsize
-        if name not in self._held or self._held[name].size < size:
-            self._held[name] = np.empty(size + size // 8, np.uint8)
-        return self._held[name][:size].view(dtype).reshape(shape)
-
-    def joined(self, name: str, parts: Sequence[Column]) -> Column:
-        """Parts one after the other."""
-        shape = (sum(map(len, parts)), *parts[0].shape[1:])
-        return np.concatenate(parts, out=self.array(name, shape, parts[0].dtype))
-
-    def taken(self, name: str, parts: Sequence[Column], order: Ints, thread: int = 0) -> Column:
-        """Some rows of the parts; threads that do so at the same time have numbers of their own."""
-        whole = self.joined(f"whole {thread}", parts)
-        out = self.array(name, (len(order), *whole.shape[1:]), whole.dtype)
-        # Other modes would take into memory of their own first.
-        return whole.take(order, axis=0, out=out, mode="clip")
+GRAIN = 1 << 12
+"""Rows between places at which it is known how many come from each piece."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """A list of ids a row: ``entries[first : first + length]``; ``[N]`` each."""
+    """A list of ids a row: ``entries[offsets[i] : offsets[i + 1]]``; offsets ``[n + 1]`` need not begin at 0."""
 
     entries: Ints
-    first: Ints
-    length: Ints
+    offsets: Ints
+
+    def in_order(self, rows: Ints) -> Lists:
+        """Of some rows, in memory of their own."""
+        length = np.diff(self.offsets).take(rows)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(length)])
+        if compiled.usable(torch.from_numpy(length)):
+            from lightning_budget.data.compiled.lists import entries_in_order
+
+            entries = np.empty(offsets[-1], np.int64)
+            entries_in_order(self.entries, self.offsets, rows, entries)
+        else:
+            index = np.repeat(self.offsets[:-1].take(rows) - offsets[:-1], length)
+            index += np.arange(len(index))
+            entries = self.entries.take(index)
+        return Lists(entries, offsets)
+
+    def cut(self, start: int, stop: int) -> Lists:
+        """Of rows ``start … stop`` − 1; a view."""
+        return Lists(self.entries, self.offsets[start : stop + 1])
 
 
 @dataclass(frozen=True)
-class ShuffledRows:
-    """N rows in an order of their own.
+class Rows:
+    """n rows as columns.
 
     Attributes:
         fields: those of :class:`RCTBatch` but the ids, ``row`` among them.
@@ -78,97 +73,100 @@ class ShuffledRows:
         return len(self.fields["row"])
 
     @classmethod
-    def of(
-        cls, tables: list[RCTTable], positions: Sequence[Ints], order: Ints, room: Room, threads: int = 1
-    ) -> ShuffledRows:
-        """Some rows of several tables.
+    def of(cls, table: RCTTable, position: Ints, rows: Ints) -> Rows:
+        """Some rows of a table, in memory of their own.
 
         Args:
-            tables: with equal columns; emptied, and let go of column by column.
-            positions: of their rows, what a batch tells as ``row``.
-            order: ``[N]`` rows wanted, counted through all tables.
-            room: where they are put; what it held before is gone.
-            threads: columns put there together.
+            position: ``[n]``, what a batch tells as ``row``; rows: ``[n]``, which they are in the table.
         """
-        parts: dict[str, list[Column]] = {"row": list(positions)}
+        fields = {"row": position}
         for name in FIELDS:
-            if getattr(tables[0], name) is not None:
-                parts[name] = [getattr(t, name).numpy() for t in tables]
-        ids = {name: [t.ids[name] for t in tables] for name in tables[0].ids}
-        tables.clear()
-        fields: dict[str, Column] = {}
-        found: dict[str, Ints | Lists] = {}
+            if (column := getattr(table, name)) is not None:
+                fields[name] = column.numpy().take(rows, axis=0)
+        ids: dict[str, Ints | Lists] = {}
+        for name, column in table.ids.items():
+            if isinstance(column, IdList):
+                ids[name] = Lists(column.values.numpy(), column.offsets.numpy()).in_order(rows)
+            else:
+                ids[name] = column.numpy().take(rows)
+        return cls(fields, ids)
 
-        def take(thread: int) -> None:
-            for name in names[thread::threads]:
-                if name in ids:
-                    found[name] = _ids_taken(name, ids.pop(name), order, room, thread)
+    def cut(self, start: int, stop: int) -> Rows:
+        """Rows ``start … stop`` − 1; a view."""
+        ids = {k: x.cut(start, stop) if isinstance(x, Lists) else x[start:stop] for k, x in self.ids.items()}
+        return Rows({name: x[start:stop] for name, x in self.fields.items()}, ids)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """One part after the other, in memory of their own."""
+        fields = {name: np.concatenate([p.fields[name] for p in parts]) for name in parts[0].fields}
+        ids: dict[str, Ints | Lists] = {}
+        for name, first in parts[0].ids.items():
+            if isinstance(first, Lists):
+                lists: list[Any] = [p.ids[name] for p in parts]
+                entries = np.concatenate([x.entries[x.offsets[0] : x.offsets[-1]] for x in lists])
+                length = np.concatenate([np.diff(x.offsets) for x in lists])
+                ids[name] = Lists(entries, np.concatenate([np.zeros(1, np.int64), np.cumsum(length)]))
+            else:
+                ids[name] = np.concatenate([p.ids[name] for p in parts])  # type: ignore[misc]  # of one kind
+        return cls(fields, ids)
+
+    def batch(self) -> RCTBatch:
+        """All rows, as a batch that shares their memory."""
+        sparse = None
+        if self.ids:
+            values, lengths = [], np.ones((len(self.ids), len(self)), np.int64)
+            for i, column in enumerate(self.ids.values()):
+                if isinstance(column, Lists):
+                    lengths[i] = np.diff(column.offsets)
+                    values.append(column.entries[column.offsets[0] : column.offsets[-1]])
                 else:
-                    fields[name] = room.taken(name, parts.pop(name), order, thread)
-
-        names, keys = [*parts, *ids], tuple(ids)
-        for_each(range(threads), take, threads)
-        return cls(fields, {name: found[name] for name in keys})
-
-    def part(self, start: int, stop: int) -> ShuffledRows:
-        """Rows ``start … stop`` − 1, in memory of their own."""
-        ids: dict[str, Ints | Lists] = {}
-        for name, column in self.ids.items():
-            if isinstance(column, Lists):
-                length = column.length[start:stop].copy()
-                entries = _entries(column.entries, column.first[start:stop], length)
-                ids[name] = Lists(entries, np.cumsum(length) - length, length)
-            else:
-                ids[name] = column[start:stop].copy()
-        return ShuffledRows({name: x[start:stop].copy() for name, x in self.fields.items()}, ids)
-
-    def followed_by(self, other: ShuffledRows) -> ShuffledRows:
-        """These rows, then those."""
-        ids: dict[str, Ints | Lists] = {}
-        for name, a in self.ids.items():
-            b = other.ids[name]
-            if isinstance(a, Lists) and isinstance(b, Lists):
-                first = np.concatenate([a.first, b.first + len(a.entries)])
-                entries, length = np.concatenate([a.entries, b.entries]), np.concatenate([a.length, b.length])
-                ids[name] = Lists(entries, first, length)
-            else:
-                ids[name] = np.concatenate([a, b])  # type: ignore[list-item]  # of one kind
-        return ShuffledRows({name: np.concatenate([x, other.fields[name]]) for name, x in self.fields.items()}, ids)
-
-    def batch(self, start: int, stop: int) -> RCTBatch:
-        """Collate rows ``start … stop`` − 1."""
-        fields = {name: torch.from_numpy(x[start:stop].copy()) for name, x in self.fields.items()}
-        return RCTBatch(**fields, sparse=self._sparse(start, stop) if self.ids else None)  # type: ignore[arg-type]
-
-    def _sparse(self, start: int, stop: int) -> KeyedJaggedTensor:
-        values, lengths = [], np.ones((len(self.ids), stop - start), np.int64)
-        for i, column in enumerate(self.ids.values()):
-            if isinstance(column, Lists):
-                lengths[i] = column.length[start:stop]
-                values.append(_entries(column.entries, column.first[start:stop], lengths[i]))
-            else:
-                values.append(column[start:stop])
-        return KeyedJaggedTensor(
-            list(self.ids), torch.from_numpy(np.concatenate(values)), lengths=torch.from_numpy(lengths.reshape(-1))
-        )
+                    values.append(column)
+            sparse = KeyedJaggedTensor(
+                list(self.ids), torch.from_numpy(np.concatenate(values)), lengths=torch.from_numpy(lengths.reshape(-1))
+            )
+        fields = {name: torch.from_numpy(x) for name, x in self.fields.items()}
+        return RCTBatch(**fields, sparse=sparse)  # type: ignore[arg-type]
 
 
-def _ids_taken(name: str, parts: list[Any], order: Ints, room: Room, thread: int) -> Ints | Lists:
-    if not isinstance(parts[0], IdList):
-        return room.taken(f"ids {name}", [p.numpy() for p in parts], order, thread)
-    before = np.cumsum([0, *(len(p.values) for p in parts)])
-    first = [p.offsets[:-1].numpy() + n for p, n in zip(parts, before[:-1].tolist(), strict=True)]
-    length = [p.offsets.diff().numpy() for p in parts]
-    return Lists(
-        room.joined(f"entries {name}", [p.values.numpy() for p in parts]),
-        room.taken(f"first {name}", first, order, thread),
-        room.taken(f"length {name}", length, order, thread),
-    )
+class WindowOrder:
+    """A permutation of a window's rows, taken apart into one for each piece.
+
+    Args:
+        order: ``[N]``, of rows counted through all pieces.
+        sizes: rows of each of the P pieces.
+
+    Attributes:
+        within: for each piece the order of its own rows.
+    """
+
+    def __init__(self, order: Ints, sizes: Sequence[int]) -> None:
+        first = np.cumsum([0, *sizes])
+        kind = np.uint8 if len(sizes) <= 1 << 8 else np.uint16 if len(sizes) <= 1 << 16 else np.int64
+        self._piece = np.repeat(np.arange(len(sizes), dtype=kind), sizes).take(order)
+        # A stable sort of small integers is a radix sort.
+        grouped = order.take(np.argsort(self._piece, kind="stable"))
+        self.within = [grouped[a : a + n] - a for a, n in zip(first[:-1].tolist(), sizes, strict=True)]
+        counts = [self._count(self._piece[i : i + GRAIN]) for i in range(0, len(order), GRAIN)]
+        self._taken = np.cumsum([np.zeros(len(sizes), np.int64), *counts], axis=0)
+
+    def taken(self, place: int) -> list[int]:
+        """``[P]``: how many of the first ``place`` rows are of each piece."""
+        grain = place // GRAIN
+        return (self._taken[grain] + self._count(self._piece[grain * GRAIN : place])).tolist()
+
+    def _count(self, piece: Column) -> Ints:
+        return np.bincount(piece, minlength=len(self.within)).astype(np.int64)
 
 
-def _entries(entries: Ints, first: Ints, length: Ints) -> Ints:
-    """The entries of some rows' lists, one row's after the other's."""
-    ends = np.cumsum(length)
-    index = np.repeat(first - (ends - length), length)
-    index += np.arange(len(index))
-    return entries.take(index)
+@dataclass(frozen=True)
+class ShuffledRows:
+    """The rows of a window: those of each piece in its own order, and the order of all."""
+
+    pieces: Sequence[Rows]
+    order: WindowOrder
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows ``start … stop`` − 1 of the window's order, those of a piece together, in memory of their own."""
+        places = zip(self.pieces, self.order.taken(start), self.order.taken(stop), strict=True)
+        return Rows.joined([rows.cut(a, b) for rows, a, b in places if b > a])

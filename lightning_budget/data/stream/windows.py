@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lightning_budget.batch import RCTBatch
 from lightning_budget.data.stream.freed_memory import keep_freed_memory
 from lightning_budget.data.stream.plan import EpochPlan, Segment, Window, first_rows
-from lightning_budget.data.stream.shuffled import Room, ShuffledRows
+from lightning_budget.data.stream.shuffled import Rows, ShuffledRows, WindowOrder
 from lightning_budget.data.stream.trial_source import TrialSource
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
@@ -52,48 +52,41 @@ class TrainingStream:
         # The row of the stream that the next batch begins with.
         at = first * size
         end = windows[-1].first + windows[-1].rows
-        carry: ShuffledRows | None = None
-        rooms = Room(), Room()
+        carry: Rows | None = None
         with ThreadPoolExecutor(1, "window") as reader:
-            ahead = reader.submit(self._read, worker, windows[0], rooms[0])
+            ahead = reader.submit(self._read, worker, windows[0])
             for i, window in enumerate(windows):
                 rows = ahead.result()
                 if i + 1 < len(windows):
-                    ahead = reader.submit(self._read, worker, windows[i + 1], rooms[(i + 1) % 2])
+                    ahead = reader.submit(self._read, worker, windows[i + 1])
                 stop = window.first + window.rows
                 if carry is not None:
                     start = min(size - len(carry), window.rows)
-                    carry = carry.followed_by(rows.part(0, start))
+                    carry = Rows.joined([carry, rows.part(0, start)])
                     if len(carry) < size and stop < end:
                         continue
-                    yield carry.batch(0, len(carry))
+                    yield carry.batch()
                     at, carry = at + len(carry), None
                 while at < stop and (stop - at >= size or stop == end):
                     taken = min(size, stop - at)
-                    yield rows.batch(at - window.first, at - window.first + taken)
+                    yield rows.part(at - window.first, at - window.first + taken).batch()
                     at += taken
                 if at < stop:
                     carry = rows.part(at - window.first, window.rows)
 
-    def _read(self, worker: int, window: Window, room: Room) -> ShuffledRows:
-        found: dict[Segment, tuple[RCTTable, NDArray[np.int64]]] = {}
+    def _read(self, worker: int, window: Window) -> ShuffledRows:
+        offsets = first_rows(self.plan.piece_rows)
+        order = WindowOrder(self.plan.order(worker, window).numpy(), [s.rows for s in window.segments])
+        found: dict[int, Rows] = {}
 
-        def read(segment: Segment) -> None:
-            found[segment] = self._training_rows(segment)
+        def read(number: int) -> None:
+            segment, within = window.segments[number], order.within[number]
+            table, index = self._training_rows(segment)
+            position = within + (offsets[segment.piece] + segment.start)
+            found[number] = Rows.of(table, position, index[segment.start : segment.stop].take(within))
 
-        for_each(window.segments, read, self.threads)
-        offsets, first = first_rows(self.plan.piece_rows), 0
-        tables, positions, train = [], [], []
-        for segment in window.segments:
-            table, index = found.pop(segment)
-            position = np.full(len(table), -1)
-            position[index] = np.arange(len(index)) + offsets[segment.piece]
-            train.append(index[segment.start : segment.stop] + first)
-            tables.append(table)
-            positions.append(position)
-            first += len(table)
-        order = self.plan.order(worker, window).numpy()
-        return ShuffledRows.of(tables, positions, np.concatenate(train).take(order), room, self.threads)
+        for_each(range(len(window.segments)), read, self.threads)
+        return ShuffledRows([found[i] for i in range(len(found))], order)
 
     def _training_rows(self, segment: Segment) -> tuple[RCTTable, NDArray[np.int64]]:
         piece, expected = self.trial.source.pieces[segment.piece], self.plan.piece_rows[segment.piece]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from streamed import all_rows, assert_same_batch, module, stream_of, write_folder
 
 from datamodules import ParquetRCTDataModule, StreamLoader
+from lightning_budget.data.stream import shuffled
 from lightning_budget.data.stream.plan import EpochPlan
 from lightning_budget.data.stream.windows import TrainingStream
 from lightning_budget.errors import InputError
@@ -180,14 +181,35 @@ def test_another_order_is_refused(data: ParquetRCTDataModule) -> None:
         next(iter(again))
 
 
+@pytest.mark.parametrize("switch", ["0", "1"])
+@pytest.mark.parametrize("grain", [1, 7, 1 << 12])
+def test_a_batch_holds_what_the_order_of_the_window_gives_it(
+    data: ParquetRCTDataModule, switch: str, grain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a piece side by side, each piece's in the order of the window; with and without compiled code."""
+    monkeypatch.setenv("LIGHTNING_BUDGET_COMPILED", switch)
+    monkeypatch.setattr(shuffled, "GRAIN", grain)
+    stream = stream_of(data)
+    first, (window, *_) = np.cumsum([0, *stream.plan.piece_rows]), stream.plan.windows(0)
+    rows = np.concatenate([np.arange(s.start, s.stop) + first[s.piece] for s in window.segments])
+    expected = rows[stream.plan.order(0, window).numpy()]
+    place = {s.piece: i for i, s in enumerate(window.segments)}
+    size = stream.plan.batch_rows
+    for number, batch in zip(range(window.rows // size), stream.batches(0), strict=False):
+        wanted = expected[number * size : (number + 1) * size]
+        pieces = [place[int(p)] for p in np.searchsorted(first, wanted, side="right") - 1]
+        assert batch.row.tolist() == wanted[np.argsort(pieces, kind="stable")].tolist()
+        assert_same_batch(batch, data.train.batch(batch.row))
+
+
 def test_two_windows_in_memory(data: ParquetRCTDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read ahead by one window, never two; and reading ends with the iterator."""
     read: list[int] = []
     original = TrainingStream._read
 
-    def counted(self: TrainingStream, worker: int, window: Any, room: Any) -> Any:
+    def counted(self: TrainingStream, worker: int, window: Any) -> Any:
         read.append(window.number)
-        return original(self, worker, window, room)
+        return original(self, worker, window)
 
     monkeypatch.setattr(TrainingStream, "_read", counted)
     stream = stream_of(data)

@@ -41,8 +41,12 @@ def compare(a: Any, b: Any, path: str = "") -> int:
     return isinstance(a, float)
 
 
-def test_weights_are_repeated_rows() -> None:
+@pytest.mark.parametrize("oracle", [False, True])
+def test_weights_are_repeated_rows(oracle: bool) -> None:
     table = replace(random_table(ROWS, seed=3), cost=random_table(ROWS).cost + random_table(ROWS, seed=3).treatment)
+    if oracle:
+        value, cost = torch.rand(2, ROWS, 3, generator=torch.Generator().manual_seed(2)).cumsum(2)
+        table = replace(table, true_value=value, true_cost=cost - cost[:, :1])
     twice = torch.arange(ROWS) % 2 == 1
     weighted = judged(replace(table, weight=1 + twice.float()), torch.arange(ROWS))
     rows = torch.cat([torch.arange(ROWS), twice.nonzero().flatten()])

@@ -72,27 +72,33 @@ def read(
     paid = c.gather(0, arm.long()[None])[0].double()
     steps = steps_between(part.value, part.cost, low, high)
     spend = torch.cat([paid.sum()[None], steps.price]).cumsum(0) / users
-    found = []
-    for target in targets:
-        taken = max(_past(spend, target), 0)
-        at = paid.index_add(0, part.rows[steps.user[:taken]], steps.price[:taken])
-        by_run = at.view(-1, run).mean(1)
-        deviation = float(by_run.std())
-        margin = deviations * deviation / math.sqrt(len(by_run)) + 2 * float(spend[-1] - spend[0]) / users
-        if not math.isfinite(margin):
-            found.append((low, high, math.inf))
-            continue
-        dear, cheap = _past(spend, target + margin), _past(spend, target - margin)
-        found.append((_slope(steps.slope, dear, low, high), _slope(steps.slope, cheap, low, high), deviation))
-    return found
+    target = torch.tensor(targets, dtype=torch.float64, device=v.device)
+    by_run = _by_run(paid, part.rows[steps.user] // run, steps.price, _past(spend, target).clamp_(min=0), run)
+    deviation = by_run.std(dim=1)
+    margin = deviations * deviation / math.sqrt(by_run.shape[1]) + 2 * (spend[-1] - spend[0]) / users
+    # Before the first step the multiplier is above all slopes, past the last below them.
+    slope = torch.nn.functional.pad(torch.nn.functional.pad(steps.slope, (1, 0), value=high), (0, 1), value=low)
+    dear, cheap = (slope[_past(spend, x) + 1] for x in (target + margin, target - margin))
+    known = margin.isfinite()
+    ends = torch.where(known, dear, low), torch.where(known, cheap, high), torch.where(known, deviation, math.inf)
+    return list(zip(*(x.tolist() for x in ends), strict=True))
 
 
-def _past(spend: Tensor, target: float) -> int:
-    """The step that takes the running spend past the target; −1 where it is past before any."""
-    return int(torch.searchsorted(spend, target, right=True)) - 1
+def _by_run(paid: Tensor, run_of: Tensor, price: Tensor, taken: Tensor, run: int) -> Tensor:
+    """Mean spend ``[T, R]`` of each run of neighbours when so many steps ``[T]`` of all are taken.
+
+    Args:
+        paid: ``[m]``, before any step; run_of, price: ``[S]``, of each step.
+    """
+    runs, ascending = len(paid) // run, taken.sort()
+    step = torch.arange(len(price), device=paid.device)
+    # A step counts from the first target on that takes it.
+    first = torch.searchsorted(ascending.values, step, right=True)
+    added = paid.new_zeros((len(taken) + 1) * runs).index_add_(0, first * runs + run_of, price.double())
+    total = paid.view(runs, run).sum(1) + added.view(-1, runs)[:-1].cumsum(0)
+    return torch.empty_like(total).index_copy_(0, ascending.indices, total / run)
 
 
-def _slope(slope: Tensor, step: int, low: float, high: float) -> float:
-    if step < 0:
-        return high
-    return float(slope[step]) if step < len(slope) else low
+def _past(spend: Tensor, target: Tensor) -> Tensor:
+    """The step that takes the running spend past each target; −1 where it is past before any."""
+    return torch.searchsorted(spend, target, right=True) - 1

@@ -60,7 +60,7 @@ def compare(
     spend the same: on true means where the table has them, and as estimated on the trial (EOM) always.
 
     Args:
-        table: N rows of a randomized trial; a row of sample weight 2 counts as two, but for true means.
+        table: N rows of a randomized trial; a row of sample weight 2 counts as two.
         schema: names of its K arms and units.
         predictions: method name to predicted ``[N, K]`` value and cost of the rows of ``table``.
         fractions: B budgets as fractions of the free spend, each above 0.
@@ -103,7 +103,7 @@ def analyse(
     policies = methods if truth is None else {**methods, ORACLE: ResponsePrediction(*truth)}
     curves = {"eom_hajek": _eom_curves(table, policies, "hajek"), "eom_ipw": _eom_curves(table, policies, "ipw")}
     if truth is not None:
-        curves["true"] = _true_curves(truth, policies)
+        curves["true"] = _true_curves(truth, policies, table.weight)
     if free_spend is None:
         free_spend, source = _free_spend(table, schema, curves["true"][ORACLE] if truth else None)
     else:
@@ -200,9 +200,11 @@ def _eom_curves(
     return curves | {n: cost_curve(p.value, p.cost, *logged, normalization, weight) for n, p in policies.items()}
 
 
-def _true_curves(truth: Truth, policies: Mapping[str, ResponsePrediction]) -> dict[str, CostCurve]:
-    curves = {UNIFORM: uniform_true_curve(*truth)}
-    return curves | {n: policy_curve(p.value, p.cost, *truth) for n, p in policies.items()}
+def _true_curves(
+    truth: Truth, policies: Mapping[str, ResponsePrediction], weight: Tensor | None
+) -> dict[str, CostCurve]:
+    curves = {UNIFORM: uniform_true_curve(*truth, weight)}
+    return curves | {n: policy_curve(p.value, p.cost, *truth, weight) for n, p in policies.items()}
 
 
 def arm_means(table: RCTTable, arms: int) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ def differences(
         if truth is not None:
             a, b = ((methods[m].value, methods[m].cost) for m in (name, baseline))
             resamples = len(samples[name])
-            true = paired_oracle_difference(a, b, *truth, table.user, budgets, resamples, seed, LEVEL)
+            true = paired_oracle_difference(a, b, *truth, table.user, budgets, resamples, seed, LEVEL, table.weight)
         found.append(Difference(name, baseline, _paired(estimate, samples[name] - samples[baseline]), true))
     return found
 

@@ -38,7 +38,8 @@ def read_piece(
     constants = {k: v for k, v in file.constants.items() if k in columns and k not in source.schema.names}
     physical = [c for c in columns if c not in constants]
     try:
-        found = _batches(file.path, piece, physical, rows)
+        # Several threads that read for themselves would only wait for Arrow's.
+        found = _batches(file.path, piece, physical, rows, use_threads=ahead)
         for batch in _read_ahead(found) if ahead else found:
             yield _with_constants(batch, constants, columns)
     except (OSError, pa.ArrowException) as error:
@@ -87,13 +88,15 @@ def first_row(source: Source, column: str) -> Any:
     return None
 
 
-def _batches(path: str, piece: Piece, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(
+    path: str, piece: Piece, columns: list[str], rows: int, use_threads: bool = True
+) -> Iterator[pa.RecordBatch]:
     with open_parquet(path) as whole:
         sizes = [whole.metadata.row_group(g).total_byte_size for g in piece.groups]
     buffer = 1 << 20 if max(sizes) > LARGE_GROUP else 0
     with pyarrow.parquet.ParquetFile(path, buffer_size=buffer) as file:
         count = 0
-        for batch in file.iter_batches(rows, row_groups=list(piece.groups), columns=columns):
+        for batch in file.iter_batches(rows, row_groups=list(piece.groups), columns=columns, use_threads=use_threads):
             if not batch.num_rows:
                 continue
             count += batch.num_rows

@@ -19,8 +19,8 @@ from lightning_budget.streaming.progress import Rows
 from lightning_budget.streaming.source import Piece, Source
 from lightning_budget.streaming.spool import Footer, SpoolWriter
 
-SAMPLE_SHARE, FEWEST_SAMPLED, MOST_SAMPLED = 8, 4, 16
-"""Every eighth piece is looked at before the scan, but not fewer or more than these."""
+SAMPLE_SHARE, FEWEST_SAMPLED, MOST_SAMPLED = 16, 4, 16
+"""Every sixteenth piece is looked at before the scan, but not fewer or more than these."""
 
 SAMPLE_USERS = 1 << 17
 """Users drawn from all pieces of the sample together."""

@@ -139,6 +139,7 @@ def paired_oracle_difference(
     resamples: int = 200,
     seed: int = 0,
     level: float = 0.95,
+    weight: Tensor | None = None,
 ) -> PairedDifference:
     """True value of model a's policy minus model b's at true spend, with intervals for the sampling of users alone.
 
@@ -146,13 +147,14 @@ def paired_oracle_difference(
     and ``true_cost``; the other arguments are those of :func:`paired_difference`.
 
     Raises:
-        InputError: if shapes differ, an entry is not finite, or a budget is not above 0.
+        InputError: if shapes differ, an entry is not finite, a budget is not above 0, or weights are negative or all 0.
     """
     budget = _check(user, budgets, resamples, level)
     for prediction in (a, b):
         check_policy(*prediction, true_value, true_cost)
     check_user(user, len(true_value))
-    walks = [policy_walk(*prediction, true_value, true_cost) for prediction in (a, b)]
+    check_weight(weight, len(true_value))
+    walks = [policy_walk(*prediction, true_value, true_cost, weight) for prediction in (a, b)]
     return _difference(walks, user, budget, resamples, seed, level)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -133,7 +133,9 @@ def cost_curve(
     return matched_curve(interval, value, cost, propensity, normalization, weight)
 
 
-def policy_curve(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> CostCurve:
+def policy_curve(
+    value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor, weight: Tensor | None = None
+) -> CostCurve:
     """True spend and value, at every multiplier, of the policy that predictions induce.
 
     Sums of true Δv, Δc over the increments of the predicted frontiers, in order of predicted slope. With the truth as
@@ -144,12 +146,14 @@ def policy_curve(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_c
         cost_hat: ``[N, K]``, currency per user.
         true_value: ``[N, K]`` means that judge it, value units per user.
         true_cost: ``[N, K]``, currency per user.
+        weight: ``[N]`` ≥ 0, how often a user counts; once if not given.
 
     Raises:
-        InputError: if shapes differ or an entry is not finite.
+        InputError: if shapes differ, an entry is not finite, or weights are negative or all 0.
     """
     check_policy(value_hat, cost_hat, true_value, true_cost)
-    return curve_of(policy_walk(value_hat, cost_hat, true_value, true_cost))
+    check_weight(weight, len(value_hat))
+    return curve_of(policy_walk(value_hat, cost_hat, true_value, true_cost, weight))
 
 
 def matched_curve(
@@ -221,19 +225,28 @@ def _events(interval: MatchedInterval, value: Tensor, cost: Tensor, propensity: 
     return multiplier[order], row, mass, mass * value.double()[row], mass * cost.double()[row]
 
 
-def policy_walk(value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor) -> Walk:
+def policy_walk(
+    value_hat: Tensor, cost_hat: Tensor, true_value: Tensor, true_cost: Tensor, weight: Tensor | None = None
+) -> Walk:
     """Users start at their cheapest arm and take the increments of their frontier as their slopes are passed."""
     users, arms = value_hat.shape
     cheapest, user, arm, previous, slope = frontier_steps(value_hat.detach().double().T, cost_hat.detach().double().T)
     everyone = torch.arange(users, device=value_hat.device)
     start, before, after = everyone * arms + cheapest, user * arms + previous, user * arms + arm
 
+    row = torch.cat([everyone, user])
+
     def changes(truth: Tensor) -> Tensor:
         flat = truth.double().reshape(-1)
-        return torch.cat([flat[start], flat[after] - flat[before]])
+        change = torch.cat([flat[start], flat[after] - flat[before]])
+        return change if weight is None else change * weight.double()[row]
 
     multiplier = torch.cat([slope.new_full((users,), torch.inf), slope])
-    return build_walk(multiplier, torch.cat([everyone, user]), None, changes(true_value), changes(true_cost), users)
+    walk = build_walk(multiplier, row, None, changes(true_value), changes(true_cost), users)
+    if weight is None:
+        return walk
+    size = weight.double()
+    return replace(walk, weight=size, least=float(size[size > 0].min()))
 
 
 def curve_of(walk: Walk) -> CostCurve:

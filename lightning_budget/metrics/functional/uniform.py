@@ -73,14 +73,18 @@ def uniform_curve(
     return _two_points(values, costs)
 
 
-def uniform_true_curve(true_value: Tensor, true_cost: Tensor) -> CostCurve:
-    """The policy of :func:`uniform_curve` under known means ``[N, K]``.
+def uniform_true_curve(true_value: Tensor, true_cost: Tensor, weight: Tensor | None = None) -> CostCurve:
+    """The policy of :func:`uniform_curve` under known means ``[N, K]``; ``weight [N]``: how often a user counts.
 
     Raises:
-        InputError: if shapes differ or an entry is not finite.
+        InputError: if shapes differ, an entry is not finite, or weights are negative or all 0.
     """
     check_responses(true_value, true_cost, "true")
-    return _two_points(true_value.double().mean(0), true_cost.double().mean(0))
+    check_weight(weight, len(true_value))
+    if weight is None:
+        return _two_points(true_value.double().mean(0), true_cost.double().mean(0))
+    share = weight.double() / weight.double().sum()
+    return _two_points(share @ true_value.double(), share @ true_cost.double())
 
 
 def _check(

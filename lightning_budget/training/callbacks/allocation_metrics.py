@@ -102,7 +102,8 @@ def allocation_metrics(
     named |= {f"share_{arm}": torch.stack([shares[j] for shares in mix]) for j, arm in enumerate(arms)}
     if table.true_value is not None and table.true_cost is not None:
         oracle = optimum or optimum_of(table)
-        named["regret"] = regret(policy_curve(value, cost, table.true_value, table.true_cost), oracle, budgets)
+        policy = policy_curve(value, cost, table.true_value, table.true_cost, table.weight)
+        named["regret"] = regret(policy, oracle, budgets)
     results = {f"val/{k}@{f:g}": float(x) for k, v in named.items() for f, x in zip(fractions, v, strict=True)}
     results[f"val/eom_{normalization}"] = float(named[f"eom_{normalization}"].mean())
     return results
@@ -117,4 +118,4 @@ def _shares(treatment: Tensor, weight: Tensor | None, arms: int) -> Tensor:
 def optimum_of(table: RCTTable) -> CostCurve:
     """True spend and value of the best policy there is, for a table with an oracle."""
     truth = cast("Tensor", table.true_value), cast("Tensor", table.true_cost)
-    return policy_curve(*truth, *truth)
+    return policy_curve(*truth, *truth, table.weight)

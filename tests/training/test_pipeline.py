@@ -40,7 +40,7 @@ SAVED = 11
 Results = dict[str, dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["one rank", "two ranks"])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Results]]:
     """Every case without and with ids sent ahead, by rank; checkpoints lie beside."""
     folder, world = tmp_path_factory.mktemp(f"ranks{request.param}"), request.param

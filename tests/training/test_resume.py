@@ -67,6 +67,7 @@ def test_killed_in_the_second_phase_moved_and_resumed_by_its_checkpoint(one_proc
     assert_same_run(moved, one_process)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_resumed_with_one(one_process: Path, tmp_path: Path) -> None:
     killed = tmp_path / "run"
     kill_at("end_to_end epoch 2/", *SMALL, "trainer.devices=2", f"run_dir={killed}", cwd=tmp_path)

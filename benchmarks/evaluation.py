@@ -19,6 +19,8 @@ from typing import Any
 
 # Before torch is imported; inherited by every process.
 os.environ["OMP_NUM_THREADS"] = "1"
+# The server that processes are forked from finds what it is to import beforehand: some five seconds a process.
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import estimator_cost
 import numpy as np
@@ -38,7 +40,9 @@ from lightning_budget.metrics.functional import (
     MultiplierGrid,
     aucc,
     auuc,
+    bootstrap_aucc,
     bootstrap_curves,
+    bootstrap_uplift,
     calibration,
     cost_curve,
     eom_influence,
@@ -47,6 +51,7 @@ from lightning_budget.metrics.functional import (
     grid_curve,
     grid_resamples,
     matched_interval,
+    paired_aucc_difference,
     qini,
     standard_error,
 )
@@ -59,7 +64,9 @@ CHECKED = 50_000
 BUDGETS = (0.2, 0.4, 0.6, 0.8, 1.0)
 GRID = MultiplierGrid(-5, 5, 128)
 """As many points as the default grid; the loop's multipliers are among them."""
-EXACT_TIMES, GRID_TIMES, BOOTSTRAP_TIMES = 200.0, 500.0, 2.5
+EXACT_TIMES, GRID_TIMES, BOOTSTRAP_TIMES, AUCC_TIMES = 200.0, 500.0, 2.5, 5.0
+PLAIN_RESAMPLES = 40
+"""That plain torch is timed on; the time is scaled to ``RESAMPLES``."""
 SAME, SAME_ROUNDED = 1e-12, 1e-4
 EPOCH_SHARE, ORACLE_SHARE = 0.2, 0.5
 GROWTH = 16.0
@@ -71,6 +78,16 @@ EXACT, ON_GRID, BOOTSTRAP, GRID_BOOTSTRAP = (
     f"{RESAMPLES} resamples, {len(BUDGETS)} budgets",
     f"{RESAMPLES} resamples of the grid",
 )
+AUCC, AUCC_BOOTSTRAP, AUCC_DIFFERENCE, UPLIFT_BOOTSTRAP = (
+    "AUCC",
+    f"{RESAMPLES} resamples of AUCC",
+    f"{RESAMPLES} resamples of two AUCCs",
+    f"{RESAMPLES} resamples of AUUC and Qini",
+)
+POSTSTRATIFIED = "poststratified EOM"
+PLAIN_ONLY = (POSTSTRATIFIED, AUCC, "AUUC", "Qini", "calibration")
+"""Without compiled code: nothing to load."""
+RESAMPLED = (BOOTSTRAP, GRID_BOOTSTRAP, AUCC_BOOTSTRAP, AUCC_DIFFERENCE, UPLIFT_BOOTSTRAP)
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class Plan:
         multipliers: that the loop is timed on; the time is scaled to ``MULTIPLIERS``.
         rounds, plain_rounds: turns of every candidate, and of those in plain torch; 0: none.
         repeats: of the callback's metrics; steps: rounds of training steps beside it.
-        streamed: rows of the shorter and of the longer stream.
+        streamed: rows of the shorter and of the longer stream; resamples: of the streams.
     """
 
     multipliers: int
@@ -90,10 +107,11 @@ class Plan:
     repeats: int
     steps: int
     streamed: tuple[int, int]
+    resamples: tuple[int, ...]
 
 
-FULL = Plan(100, 7, 2, 9, 8, (1_000_000, 10_000_000))
-QUICK = Plan(20, 2, 0, 2, 2, (500_000, 2_000_000))
+FULL = Plan(100, 7, 2, 9, 8, (1_000_000, 10_000_000), (0, RESAMPLES))
+QUICK = Plan(20, 2, 0, 2, 2, (500_000, 2_000_000), (RESAMPLES,))
 
 
 @dataclass
@@ -184,7 +202,7 @@ class Race:
         for number in range(plan.rounds + 1):
             say(f"candidates in turn: round {number} of {plan.rounds}")
             for name, candidate in {**loops, **ours}.items():
-                if number or name in ours:
+                if number or (name in ours and name not in PLAIN_ONLY):
                     scale = MULTIPLIERS / plan.multipliers if name in loops else 1.0
                     seconds = scale * timed(candidate)
                     if number:
@@ -192,8 +210,9 @@ class Race:
         for number in range(plan.plain_rounds):
             say(f"plain torch: round {number + 1} of {plan.plain_rounds}")
             with plain_torch():
-                for name, candidate in ours.items():
-                    self.plain.setdefault(name, []).append(timed(candidate))
+                for name, candidate in evaluations(logs, PLAIN_RESAMPLES).items():
+                    scale = RESAMPLES / PLAIN_RESAMPLES if name in RESAMPLED else 1.0
+                    self.plain.setdefault(name, []).append(scale * timed(candidate))
 
     def times(self, name: str) -> list[float]:
         """How many times faster than the faster of the two plain loops, round by round."""
@@ -211,21 +230,25 @@ def rivals(logs: Logs, count: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def evaluations(logs: Logs) -> dict[str, Callable[[], Any]]:
+def evaluations(logs: Logs, resamples: int = RESAMPLES) -> dict[str, Callable[[], Any]]:
     """What the library computes, by name; rankings are of every arm but control against control."""
     policy = (logs.value_hat, logs.cost_hat, logs.treatment)
     interval, treated = matched_interval(*policy), (logs.treatment > 0).long()
-    score = logs.value_hat[:, 1] - logs.value_hat[:, 0]
-    grid = (interval, logs.user, *logs.logged, GRID, RESAMPLES)
+    score, other = ((x[:, 1] - x[:, 0]).contiguous() for x in (logs.value_hat, logs.cost_hat))
+    ranked, outcomes = (logs.user, treated), (logs.value, logs.cost)
+    grid = (interval, logs.user, *logs.logged, GRID, resamples)
     return {
         EXACT: logs.curve,
         ON_GRID: logs.grid_curve,
-        BOOTSTRAP: lambda: bootstrap_curves(interval, logs.user, *logs.logged, BUDGETS, RESAMPLES),
+        BOOTSTRAP: lambda: bootstrap_curves(interval, logs.user, *logs.logged, BUDGETS, resamples),
         GRID_BOOTSTRAP: lambda: grid_resamples(*grid),
         "errors in closed form": lambda: standard_error(eom_influence(interval, *logs.logged, BUDGETS).rows),
         "… of users": lambda: standard_error(eom_influence(interval, *logs.logged, BUDGETS).rows, logs.user),
-        "poststratified EOM": lambda: eom_poststratified(*policy, logs.value, logs.cost, budgets=BUDGETS),
-        "AUCC": lambda: aucc(treated, logs.value, logs.cost, score=score),
+        POSTSTRATIFIED: lambda: eom_poststratified(*policy, logs.value, logs.cost, budgets=BUDGETS),
+        AUCC: lambda: aucc(treated, *outcomes, score=score),
+        AUCC_BOOTSTRAP: lambda: bootstrap_aucc(score, *ranked, *outcomes, resamples),
+        AUCC_DIFFERENCE: lambda: paired_aucc_difference(score, other, *ranked, *outcomes, resamples),
+        UPLIFT_BOOTSTRAP: lambda: bootstrap_uplift(score, *ranked, logs.value, resamples),
         "AUUC": lambda: auuc(score, treated, logs.value),
         "Qini": lambda: qini(score, treated, logs.value),
         "calibration": lambda: calibration(logs.value_hat, logs.treatment, logs.value, logs.propensity),
@@ -288,6 +311,18 @@ def race_part(race: Race, plan: Plan, claims: Claims) -> list[str]:
         cost = ratios(race.compiled[name], one)
         text = f"{name}, in exact curves: {spread(cost)}, at most {BOOTSTRAP_TIMES:g}"
         claims.state(text, statistics.median(cost) <= BOOTSTRAP_TIMES)
+    cost = ratios(race.compiled[AUCC_BOOTSTRAP], race.compiled[AUCC])
+    text = f"{AUCC_BOOTSTRAP}, in single AUCCs: {spread(cost)}, at most {AUCC_TIMES:g}"
+    claims.state(text, statistics.median(cost) <= AUCC_TIMES)
+    areas = [a + q for a, q in zip(race.compiled["AUUC"], race.compiled["Qini"], strict=True)]
+    in_singles = [
+        f"{name} in single {of}: {spread(ratios(race.compiled[name], single))}"
+        for name, of, single in (
+            (AUCC_BOOTSTRAP, "AUCCs", race.compiled[AUCC]),
+            (AUCC_DIFFERENCE, "AUCCs", race.compiled[AUCC]),
+            (UPLIFT_BOOTSTRAP, "pairs of AUUC and Qini", areas),
+        )
+    ]
     tuned = statistics.median(ratios(race.compiled[TUNED], one))
     return [
         "## Processor time",
@@ -295,7 +330,10 @@ def race_part(race: Race, plan: Plan, claims: Claims) -> list[str]:
         f"{ROWS:,} rows × {TREATMENTS} arms, float32, one thread, {plan.rounds} rounds in turns; medians and "
         f"(quartiles). Loops are timed on {plan.multipliers} multipliers and scaled to {MULTIPLIERS:,}. They have no "
         "float64 in their scores; the limits are against the faster of the two that take an argmax. The tuned one "
-        f"compares each row's own arm with the best, in blocks that stay in the cache: {tuned:.0f} exact curves.",
+        f"compares each row's own arm with the best, in blocks that stay in the cache: {tuned:.0f} exact curves. "
+        f"Resamples in plain torch are timed on {PLAIN_RESAMPLES} and scaled to {RESAMPLES}. "
+        + "; ".join(in_singles)
+        + ".",
         "",
         *table(["", "ms", "plain torch, ms", "times faster than the loop", "in exact curves"], rows),
     ]
@@ -304,7 +342,7 @@ def race_part(race: Race, plan: Plan, claims: Claims) -> list[str]:
 def memory_part(plan: Plan, claims: Claims) -> list[str]:
     """Of the streaming form, whatever streams through."""
     rows = []
-    for resamples in (0, RESAMPLES):
+    for resamples in plan.resamples:
         peaks = []
         for count in plan.streamed:
             say(f"streaming {count:,} rows, {resamples} resamples")

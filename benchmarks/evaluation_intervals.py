@@ -14,13 +14,13 @@ from lightning_budget.metrics.functional import (
     Influence,
     MatchedInterval,
     aucc,
+    bootstrap_aucc,
     bootstrap_curves,
     eom_hajek,
     eom_influence,
     matched_interval,
     normal_interval,
     percentile_interval,
-    poisson_weights,
     standard_error,
 )
 from lightning_budget.metrics.functional.checks import Normalization
@@ -81,18 +81,17 @@ def truths(population: Population) -> dict[str, Found]:
 
 
 def simulate(
-    population: Population, users: int, trials: Iterable[int], resamples: int, aucc_trials: int | None = None
+    population: Population, users: int, trials: Iterable[int], resamples: int, with_aucc: bool = True
 ) -> dict[str, Found]:
-    """Trials of so many users each, and all of their intervals.
+    """Trials of so many users each, by their seeds, and all of their intervals.
 
-    Args:
-        trials: their seeds; aucc_trials: with how many of them AUCC is looked at too, which takes most of the time.
+    ``with_aucc``: AUCC too, which a trial of few users may not have, its arm seeming to earn less than control.
     """
     found = truths(population)
-    for number, seed in enumerate(trials):
+    for seed in trials:
         trial = population.trial(users, seed)
         readings = eom_readings(population, trial, resamples, seed)
-        if aucc_trials is None or number < aucc_trials:
+        if with_aucc:
             readings |= aucc_readings(population, trial, resamples, seed)
         for name, (estimate, ends) in readings.items():
             found[name].estimates.append(estimate)
@@ -142,15 +141,15 @@ def aucc_readings(population: Population, trial: Trial, resamples: int, seed: in
     """AUCC of model a's ranking for one arm against control, and what it is above model b's."""
     kept = (trial.treatment == 0) | (trial.treatment == AUCC_ARM)
     row, treatment, value, cost = (x[kept] for x in (trial.row, trial.treatment, trial.value, trial.cost))
-    inverse = 1 / trial.propensity[kept]
-    # The first weighting is the trial itself.
-    weight = torch.cat([inverse[None], poisson_weights(trial.user[kept], resamples, seed) * inverse])
-    a, b = (
-        aucc(treatment, value, cost, score=population.score(m)[row], weight=weight, arm=AUCC_ARM)[:, None] for m in "ab"
-    )
+    weighted = {"weight": 1 / trial.propensity[kept], "arm": AUCC_ARM}
+    scores = torch.stack([population.scores[m][row] for m in MODELS])
+    a, b = (aucc(treatment, value, cost, score=s, **weighted)[None] for s in scores)
+    drawn_a, drawn_b = bootstrap_aucc(
+        scores, trial.user[kept], treatment, value, cost, resamples, seed, **weighted
+    ).unsqueeze(2)
     return {
-        name: _reading(x[0], _resampled(x[0], x[1:][~x[1:, 0].isnan()]), 0)
-        for name, x in (("AUCC", a), ("AUCC difference", a - b))
+        name: _reading(estimate, _resampled(estimate, drawn[~drawn[:, 0].isnan()]), 0)
+        for name, estimate, drawn in (("AUCC", a, drawn_a), ("AUCC difference", a - b, drawn_a - drawn_b))
     }
 
 
@@ -177,7 +176,7 @@ def half_widths(
                 ).value[0]
                 for m in MODELS
             )
-            score, weight = population.score("a")[trial.row], 1 / trial.propensity
+            score, weight = population.scores["a"][trial.row], 1 / trial.propensity
             area = aucc(trial.treatment, trial.value, trial.cost, score=score, weight=weight, arm=AUCC_ARM)
             drawn.append([float(a), float(a - b), float(area)])
             rows += len(trial.row)

@@ -108,10 +108,13 @@ class Population:
         """Currency per row."""
         return [f * float(self.true_cost[:, -1].mean()) for f in FRACTIONS]
 
-    def score(self, model: str) -> Tensor:
-        """Predicted ROI of ``AUCC_ARM``, ``[M]``."""
-        value, cost = self.predictions[model]
-        return predicted_roi(value[:, AUCC_ARM] - value[:, 0], cost[:, AUCC_ARM] - cost[:, 0])
+    @cached_property
+    def scores(self) -> dict[str, Tensor]:
+        """By model, predicted ROI of ``AUCC_ARM``, ``[M]``."""
+        return {
+            model: predicted_roi(value[:, AUCC_ARM] - value[:, 0], cost[:, AUCC_ARM] - cost[:, 0])
+            for model, (value, cost) in self.predictions.items()
+        }
 
     def true_eom(self, model: str) -> Tensor:
         """Value per row of a model's policy where its true spend is each budget, ``[B]``."""
@@ -119,7 +122,7 @@ class Population:
 
     def true_aucc(self, model: str) -> float:
         """AUCC without noise: every row is there under the arm and under control, with its means."""
-        score, rows = self.score(model), len(self.buy)
+        score, rows = self.scores[model], len(self.buy)
         value, cost = (torch.cat([x[:, AUCC_ARM], x[:, 0]]) for x in (self.true_value, self.true_cost))
         return float(aucc(torch.arange(2 * rows).lt(rows).long(), value, cost, score=torch.cat([score, score])))
 

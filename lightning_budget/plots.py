@@ -153,6 +153,39 @@ def difference_bars(
     return _plain(ax)
 
 
+def interval_points(
+    ax: Axes,
+    labels: Sequence[str],
+    series: Mapping[str, Interval],
+    reference: float,
+    value_label: str = "estimate",
+) -> Axes:
+    """Estimates as markers with their intervals, and the line of a reference that an interval must clear to tell.
+
+    Args:
+        ax: drawn on.
+        labels: one for each of G groups of points.
+        series: name to estimate and the ends of its interval, ``[G]`` each, NaN where there is none; series stand side
+            by side in a group.
+        reference: where the line is.
+        value_label: of the vertical axis.
+    """
+    width = 0.6 / len(series)
+    for i, (name, (estimate, low, high)) in enumerate(series.items()):
+        style = method_style(i)
+        at = np.arange(len(labels)) + width * (i - (len(series) - 1) / 2)
+        ax.vlines(at, low, high, color=style["color"], linewidth=1.5, zorder=3)
+        ax.plot(at, estimate, style["marker"], color=style["color"], markersize=6, label=name, zorder=4)
+    ax.axhline(reference, color=GREY, linewidth=1.0, linestyle=":", zorder=1)
+    ax.set_xticks(range(len(labels)), labels)
+    ax.set_xlim(-0.6, len(labels) - 0.4)
+    ax.set_ylabel(value_label)
+    ax.margins(y=0.12)
+    if len(series) > 1:
+        ax.legend(frameon=False, fontsize=9, loc="best")
+    return _plain(ax)
+
+
 def arm_mix(
     ax: Axes, shares: Mapping[str, Sequence[Sequence[float]]], arms: Sequence[str], labels: Sequence[str]
 ) -> Axes:

@@ -23,7 +23,14 @@ from lightning_budget.batch import ResponsePrediction
 from lightning_budget.cli.build import build, check_can_be_made, quiet, run_folder_of, saved_config
 from lightning_budget.data.trial import read_trial
 from lightning_budget.errors import InputError
-from lightning_budget.evaluation import Evaluation, PredictionFormat, evaluate, read_predictions, write_evaluation
+from lightning_budget.evaluation import (
+    Evaluation,
+    PredictionFormat,
+    evaluate,
+    print_rankings,
+    read_predictions,
+    write_evaluation,
+)
 from lightning_budget.report import check_request, print_report
 from lightning_budget.schema import DataSchema
 from lightning_budget.table import RCTTable, concatenate
@@ -219,6 +226,7 @@ def main(cfg: DictConfig) -> None:
     pictures = write_evaluation(evaluation, folder)
     log_evaluation(evaluation, pictures, cfg, folder)
     print_report(evaluation.report)
+    print_rankings(evaluation)
     print(f"Report: {folder}")
 
 

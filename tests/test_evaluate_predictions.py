@@ -33,6 +33,7 @@ from lightning_budget.evaluation import (
     read_predictions,
     write_curves,
 )
+from lightning_budget.evaluation.render import as_text as rankings_text
 from lightning_budget.metrics.functional import (
     CostCurve,
     aucc,
@@ -277,9 +278,9 @@ def test_predictions_alone_are_judged(
             read = [row[kind] for row in found["rows"] if row["method"] == name]
             assert curve.at_budget(found["budgets"]).value.tolist() == read
 
-    names = ["calibration.png", "calibration.svg", "curves.parquet", "curves.png", "curves.svg", "report.json"]
-    assert sorted(p.name for p in out.iterdir()) == names
-    for picture in ("curves", "calibration"):
+    names = ["calibration.png", "calibration.svg", "curves.parquet", "curves.png", "curves.svg", "rankings.png"]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "rankings.svg", "report.json"]
+    for picture in ("curves", "rankings", "calibration"):
         assert (out / f"{picture}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert "</svg>" in (out / f"{picture}.svg").read_text()
 
@@ -417,42 +418,54 @@ def test_ranking_measures_of_resamples_are_those_of_repeated_rows(judged: tuple[
     p, arm = predictions["noisy"], 3
     uniform = RCTTable(**{**vars(table), "propensity": torch.full_like(table.propensity, 0.2)})
     pair = ranking._pair(uniform, arm)
-    counts = poisson_weights(table.user[pair.row], 3, 0)
-    drawn = ranking._measures(pair, pair.scores(p), counts)
+    drawn = ranking._measure(pair, {"noisy": p}, 3, 0)["noisy"].samples
     value, cost = (x[:, arm] - x[:, 0] for x in (p.value, p.cost))
-    for r in range(3):
-        rows = pair.row.repeat_interleave(counts[r].long())
+    for r, counts in enumerate(poisson_weights(pair.user, 3, 0)):
+        rows = pair.row.repeat_interleave(counts.long())
         treated = (table.treatment[rows] == arm).long()
         y, c = table.value[rows], table.cost[rows]
         expected = aucc(treated, y, c, value_gain_hat=value[rows], cost_gain_hat=cost[rows])
-        assert float(drawn[0][r + 1]) == pytest.approx(float(expected), rel=1e-9)
-        for measure, curve in ((drawn[1], uplift_curve), (drawn[2], qini_curve)):
-            c = curve(value[rows], treated, y)
-            area = c.area if measure is drawn[1] else c.above_random
-            assert float(measure[r + 1]) == pytest.approx(float(area), rel=1e-9)
+        assert float(drawn["aucc"][r]) == pytest.approx(float(expected), rel=1e-9)
+        assert float(drawn["auuc"][r]) == pytest.approx(float(uplift_curve(value[rows], treated, y).area), rel=1e-9)
+        above = qini_curve(value[rows], treated, y).above_random
+        assert float(drawn["qini"][r]) == pytest.approx(float(above), rel=1e-9)
 
 
-def test_ranking_differences_are_those_of_the_rankings(judged: tuple[Any, ...]) -> None:
-    _, _, found = judged
+def test_rankings_and_their_differences_have_intervals_of_one_bootstrap(judged: tuple[Any, ...]) -> None:
+    table, predictions, found = judged
     by_name = {(r.method, r.arm): r for r in found.rankings}
     assert [d.arm for d in found.ranking_differences] == list(CAMPAIGN.schema.treatments[1:])
-    for d in found.ranking_differences:
+    for j, d in enumerate(found.ranking_differences, 1):
         assert (d.method, d.baseline, d.resamples) == ("noisy", "right", 60)
+        measured = ranking._measure(ranking._pair(table, j), predictions, 60, 0)
         for what in ("aucc", "auuc", "qini"):
-            paired, a, b = (getattr(x, what) for x in (d, by_name["noisy", d.arm], by_name["right", d.arm]))
-            if paired is not None:
-                assert paired.estimate == pytest.approx(a - b, abs=1e-12)
-                assert paired.low < paired.estimate < paired.high
-                assert paired.high - paired.low == pytest.approx(2 * 1.959964 * paired.standard_error, rel=1e-5)
+            b_of = by_name["right", d.arm]
+            paired, a, b = (getattr(x, what) for x in (d, by_name["noisy", d.arm], b_of))
+            samples = [measured[name].samples[what] for name in ("noisy", "right")]
+            if paired is None:
+                assert not all(bool(x.isfinite().all()) for x in samples)
+                continue
+            assert paired.estimate == pytest.approx(a - b, abs=1e-12)
+            assert paired.standard_error == float((samples[0] - samples[1]).std())
+            for ends, drawn in (
+                ((paired.low, paired.high), samples[0] - samples[1]),
+                ((getattr(b_of, f"{what}_low"), getattr(b_of, f"{what}_high")), samples[1]),
+            ):
+                assert list(ends) == [float(x) for x in percentile_interval(drawn)]
     assert any(d.aucc is not None for d in found.ranking_differences)
+    shown = rankings_text(found)
+    first = found.ranking_differences[-1]
+    assert first.aucc is not None
+    assert f"({first.aucc.low:z.3f} … {first.aucc.high:z.3f})" in shown
+    assert max(map(len, shown.splitlines())) <= 100
 
 
-def test_too_few_resamples_make_no_difference(judged: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    table, predictions, _ = judged
-    arguments = (table, CAMPAIGN.schema, predictions, 60, 0)
-    assert ranking.ranking_differences(*arguments[:3], 49, 0) == []
-    monkeypatch.setattr(ranking, "MAX_RESAMPLED", 40 * len(table))
-    assert ranking.ranking_differences(*arguments) == []
+def test_too_few_resamples_make_no_interval(judged: tuple[Any, ...]) -> None:
+    table, predictions, found = judged
+    alone, differences = ranking.rankings(table, CAMPAIGN.schema, predictions, 49, 0)
+    assert differences == []
+    assert [(r.aucc, r.qini) for r in alone] == [(r.aucc, r.qini) for r in found.rankings]
+    assert {(r.aucc_low, r.auuc_high, r.qini_low) for r in alone} == {(None, None, None)}
 
 
 def test_calibration_tells_a_shift(judged: tuple[Any, ...]) -> None:

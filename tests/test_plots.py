@@ -13,6 +13,7 @@ from lightning_budget.plots import (
     budget_curve,
     calibration_panel,
     difference_bars,
+    interval_points,
     method_style,
     new_figure,
 )
@@ -107,6 +108,20 @@ def test_difference_bars_stand_on_zero_with_their_intervals() -> None:
     left, right = (p.get_x() for p in (ax.patches[0], ax.patches[2]))
     assert right - left == pytest.approx(0.4)
     assert ax.get_ylabel() == "points"
+
+
+def test_interval_points_stand_side_by_side_with_their_intervals() -> None:
+    ax = new_figure(6, 4).add_subplot()
+    nan = float("nan")
+    series = {"one": ([0.6, nan], [0.5, nan], [0.8, nan]), "two": ([0.7, 0.4], [0.6, 0.3], [0.9, 0.5])}
+    assert interval_points(ax, ["a", "b"], series, 0.5, "AUCC") is ax
+    one, two = (next(line for line in ax.lines if line.get_label() == name) for name in series)
+    assert two.get_ydata().tolist() == [0.7, 0.4]
+    assert (two.get_xdata() - one.get_xdata()).tolist() == pytest.approx([0.3, 0.3])
+    assert [s[:, 1].tolist() for s in ax.collections[1].get_segments()] == [[0.6, 0.9], [0.3, 0.5]]
+    assert any(set(line.get_ydata()) == {0.5} for line in ax.lines)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b"]
+    ax.figure.canvas.draw()
 
 
 def test_arm_mix_stacks_to_one() -> None:

@@ -4,65 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.evaluation.results import Paired, Ranking, RankingDifference, known
-from lightning_budget.metrics.functional import aucc, auuc, poisson_weights, qini, qini_curve, uplift_curve
+from lightning_budget.metrics.functional import (
+    aucc,
+    auuc,
+    bootstrap_aucc,
+    bootstrap_uplift,
+    percentile_interval,
+    predicted_roi,
+    qini,
+)
 from lightning_budget.report.paired import baseline_of
 from lightning_budget.report.progress import Tracker, untracked
 from lightning_budget.report.results import LEVEL
 from lightning_budget.schema import DataSchema
 from lightning_budget.table import RCTTable
 
-MAX_RESAMPLED = 40_000_000
-"""Rows times resamples, over all arms and methods: about ten seconds."""
 MIN_RESAMPLES = 50
-_CHUNK_ELEMENTS = 1 << 22
+MEASURES: tuple[str, ...] = ("aucc", "auuc", "qini")
 
 
-def rankings(table: RCTTable, schema: DataSchema, predictions: Mapping[str, ResponsePrediction]) -> list[Ranking]:
-    """Every method × arm, rows weighted by 1 / p."""
-    pairs = [_pair(table, j) for j in range(1, schema.num_treatments)]
-    return [
-        _ranking(name, arm, pair, pair.scores(p))
-        for name, p in predictions.items()
-        for arm, pair in zip(schema.treatments[1:], pairs, strict=True)
-    ]
-
-
-def ranking_differences(
+def rankings(
     table: RCTTable,
     schema: DataSchema,
     predictions: Mapping[str, ResponsePrediction],
     resamples: int,
     seed: int,
     track: Tracker = untracked,
-) -> list[RankingDifference]:
-    """Every method minus the baseline, arm by arm, on common resamples of users.
+) -> tuple[list[Ranking], list[RankingDifference]]:
+    """Every method × arm, rows weighted by 1 / p, and every method minus the baseline, on common resamples of users.
 
-    No more resamples than ``resamples``, nor than ``MAX_RESAMPLED`` allows; nothing where that is fewer than 50, which
-    is too few for a standard deviation.
+    No interval and no difference for fewer than 50 resamples, which are too few for one.
     """
     baseline = baseline_of(predictions)
-    others = [name for name in predictions if name != baseline]
-    pairs = [_pair(table, j) for j in range(1, schema.num_treatments)]
-    rows = len(predictions) * sum(len(pair.row) for pair in pairs)
-    resamples = min(resamples, MAX_RESAMPLED // max(rows, 1))
-    if not others or resamples < MIN_RESAMPLES:
-        return []
-    found = []
-    for arm, pair in track(list(zip(schema.treatments[1:], pairs, strict=True)), "Rankings"):
-        counts = poisson_weights(table.user[pair.row], resamples, seed)
-        drawn = {name: _measures(pair, pair.scores(p), counts) for name, p in predictions.items()}
-        for name in others:
-            paired = [_paired(a - b) for a, b in zip(drawn[name], drawn[baseline], strict=True)]
-            found.append(RankingDifference(name, baseline, arm, resamples, *paired))
-    order = {name: i for i, name in enumerate(predictions)}
-    return sorted(found, key=lambda d: order[d.method])
+    resamples = 0 if resamples < MIN_RESAMPLES else resamples
+    found: dict[str, list[Ranking]] = {name: [] for name in predictions}
+    differences: dict[str, list[RankingDifference]] = {name: [] for name in predictions}
+    arms = list(enumerate(schema.treatments[1:], 1))
+    for j, arm in track(arms, "Rankings"):
+        measured = _measure(_pair(table, j), predictions, resamples, seed)
+        for name, m in measured.items():
+            found[name].append(_ranking(name, arm, m))
+            if resamples and name != baseline:
+                paired = (_paired(m.estimate[k] - b, m.samples[k] - s) for k, b, s in measured[baseline].each())
+                differences[name].append(RankingDifference(name, baseline, arm, resamples, *paired))
+    return [r for of in found.values() for r in of], [d for of in differences.values() for d in of]
 
 
 @dataclass(frozen=True)
@@ -71,15 +62,19 @@ class _Pair:
 
     arm: int
     row: Tensor
+    user: Tensor
     treated: Tensor
     value: Tensor
     cost: Tensor
     weight: Tensor
 
-    def scores(self, p: ResponsePrediction) -> tuple[Tensor, Tensor]:
-        """Predicted gains of value and cost of the arm over control, ``[n]`` each."""
-        value, cost = (x[self.row].double() for x in (p.value, p.cost))
-        return value[:, self.arm] - value[:, 0], cost[:, self.arm] - cost[:, 0]
+    def gains(self, predictions: Mapping[str, ResponsePrediction]) -> tuple[Tensor, Tensor]:
+        """Predicted gains of value and cost of the arm over control, ``[S, n]`` each."""
+        value, cost = (
+            torch.stack([(x[self.row, self.arm].double() - x[self.row, 0].double()) for x in of])
+            for of in zip(*((p.value, p.cost) for p in predictions.values()), strict=True)
+        )
+        return value, cost
 
 
 def _pair(table: RCTTable, arm: int) -> _Pair:
@@ -87,44 +82,67 @@ def _pair(table: RCTTable, arm: int) -> _Pair:
     p = table.propensity[row].double()
     treated = (table.treatment[row] == arm).long()
     weight = p.max() / p if table.weight is None else table.weight[row].double() * p.max() / p
-    return _Pair(arm, row, treated, table.value[row], table.cost[row], weight)
+    return _Pair(arm, row, table.user[row], treated, table.value[row], table.cost[row], weight)
 
 
-def _ranking(method: str, arm: str, pair: _Pair, scores: tuple[Tensor, Tensor]) -> Ranking:
-    uplift, perfect_share = (f(scores[0], pair.treated, pair.value, pair.weight) for f in (auuc, qini))
-    # As one weighting of several: what is not defined is NaN instead of an error.
+@dataclass(frozen=True)
+class _Measured:
+    """Of one method and arm, by measure: ``estimate``, and ``samples`` ``[R]``; ``normalized`` areas by measure."""
+
+    estimate: dict[str, float]
+    normalized: dict[str, float]
+    samples: dict[str, Tensor]
+
+    def each(self) -> list[tuple[str, float, Tensor]]:
+        return [(k, self.estimate[k], self.samples[k]) for k in MEASURES]
+
+
+def _measure(
+    pair: _Pair, predictions: Mapping[str, ResponsePrediction], resamples: int, seed: int
+) -> dict[str, _Measured]:
+    """All methods, on the rows as they are and on R resamples."""
+    value_gain, cost_gain = pair.gains(predictions)
+    roi = torch.stack([predicted_roi(v, c) for v, c in zip(value_gain, cost_gain, strict=True)])
+    drawn = torch.empty(len(MEASURES), len(predictions), 0, dtype=torch.float64)
+    if resamples:
+        with_cost = (pair.user, pair.treated, pair.value, pair.cost)
+        cuts = bootstrap_aucc(roi, *with_cost, resamples=resamples, seed=seed, weight=pair.weight)
+        areas = bootstrap_uplift(value_gain, *with_cost[:3], resamples=resamples, seed=seed, weight=pair.weight)
+        drawn = torch.stack([cuts, *areas])
+    found = {}
+    for i, name in enumerate(predictions):
+        uplift, excess = (f(value_gain[i], pair.treated, pair.value, pair.weight) for f in (auuc, qini))
+        # As one weighting of several: what is not defined is NaN instead of an error.
+        share = aucc(pair.treated, pair.value, pair.cost, score=roi[i], weight=pair.weight[None])[0]
+        estimate = dict(zip(MEASURES, map(float, (share, uplift.area, excess.above_random)), strict=True))
+        normalized = {"auuc": float(uplift.normalized), "qini": float(excess.normalized)}
+        found[name] = _Measured(estimate, normalized, dict(zip(MEASURES, drawn[:, i], strict=True)))
+    return found
+
+
+def _ranking(method: str, arm: str, m: _Measured) -> Ranking:
+    ends = {k: _interval(m.estimate[k], m.samples[k]) for k in MEASURES}
     return Ranking(
         method,
         arm,
-        known(float(_aucc(pair, scores, pair.weight[None])[0])),
-        float(uplift.area),
-        known(float(uplift.normalized)),
-        float(perfect_share.above_random),
-        known(float(perfect_share.normalized)),
+        known(m.estimate["aucc"]),
+        *ends["aucc"],
+        m.estimate["auuc"],
+        *ends["auuc"],
+        known(m.normalized["auuc"]),
+        m.estimate["qini"],
+        *ends["qini"],
+        known(m.normalized["qini"]),
     )
 
 
-def _aucc(pair: _Pair, scores: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
-    value, cost = scores
-    return aucc(pair.treated, pair.value, pair.cost, value_gain_hat=value, cost_gain_hat=cost, weight=weight)
+def _interval(estimate: float, samples: Tensor) -> tuple[float | None, float | None]:
+    if len(samples) == 0 or known(estimate) is None or not bool(torch.isfinite(samples).all()):
+        return None, None
+    low, high = percentile_interval(samples, LEVEL)
+    return float(low), float(high)
 
 
-def _measures(pair: _Pair, scores: tuple[Tensor, Tensor], counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """AUCC, AUUC and Qini of the rows as they are and of R resamples, ``[1 + R]`` each."""
-    chunks: list[tuple[Tensor, Tensor, Tensor]] = []
-    for part in counts.split(max(1, _CHUNK_ELEMENTS // max(len(pair.row), 1))):
-        weight = part * pair.weight
-        if not chunks:
-            weight = torch.cat([pair.weight[None], weight])
-        curve = (scores[0], pair.treated, pair.value, weight)
-        chunks.append((_aucc(pair, scores, weight), uplift_curve(*curve).area, qini_curve(*curve).above_random))
-    first, second, third = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return first, second, third
-
-
-def _paired(difference: Tensor) -> Paired | None:
-    if not bool(torch.isfinite(difference).all()):
-        return None
-    estimate, error = float(difference[0]), float(difference[1:].std())
-    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * error
-    return Paired(estimate, error, estimate - half, estimate + half)
+def _paired(estimate: float, samples: Tensor) -> Paired | None:
+    low, high = _interval(estimate, samples)
+    return None if low is None or high is None else Paired(estimate, float(samples.std()), low, high)

@@ -68,20 +68,28 @@ class Ranking:
         aucc: by predicted ROI; a random ranking has ½. ``None`` unless the arm costs and earns more than control.
         auuc, auuc_normalized: by predicted uplift of value: area (value units per row), and over the perfect ranking's.
         qini, qini_normalized: area of the Qini curve above random (value units per row), and over the perfect one's.
+        …_low, …_high: 95 % percentile interval from resamples of users. ``None``: the measure is not defined on every
+            resample, which is so where the arm's total gain or cost is not told from 0, or there were too few.
     """
 
     method: str
     arm: str
     aucc: float | None
+    aucc_low: float | None
+    aucc_high: float | None
     auuc: float
+    auuc_low: float | None
+    auuc_high: float | None
     auuc_normalized: float | None
     qini: float
+    qini_low: float | None
+    qini_high: float | None
     qini_normalized: float | None
 
 
 @dataclass(frozen=True)
 class Paired:
-    """A difference on common resamples of users: normal interval from their standard deviation."""
+    """A difference on common resamples of users: their standard deviation, and 95 % percentile interval."""
 
     estimate: float
     standard_error: float
@@ -91,7 +99,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class RankingDifference:
-    """Measures of :class:`Ranking` of ``method`` minus those of ``baseline``; ``None`` where one is not defined."""
+    """Measures of :class:`Ranking` of ``method`` minus those of ``baseline``; ``None`` where one has no interval."""
 
     method: str
     baseline: str
@@ -139,8 +147,7 @@ class Evaluation:
         curves: whole.
         bands: of every method.
         increments: every arm but control; none where an arm has fewer than two users.
-        areas, rankings, ranking_differences, calibration: see there. Differences are left out where they would take too
-            many resampled rows.
+        areas, rankings, ranking_differences, calibration: see there.
     """
 
     split: str
@@ -178,6 +185,9 @@ class Evaluation:
             named[f"{s}/area/{a.kind}/{a.method}"] = a.area
         for r in self.rankings:
             named |= {f"{s}/{what}/{r.method}/{r.arm}": getattr(r, what) for what in ("aucc", "auuc", "qini")}
+        for row in (row for d in self.ranking_differences for row in _measures(d)):
+            key = f"{s}/{row['measure']}/{row['method']}-{row['baseline']}/{row['arm']}"
+            named |= {key: row["estimate"], f"{key}_low": row["low"], f"{key}_high": row["high"]}
         for c in self.calibration:
             named[f"{s}/calibration/{c.outcome}/{c.method}/{c.arm}"] = c.expected_error
         return {name: x for name, x in named.items() if x is not None}

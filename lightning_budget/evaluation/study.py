@@ -9,7 +9,7 @@ import torch
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.evaluation.arms import areas, arm_increments
 from lightning_budget.evaluation.calibration import calibrations
-from lightning_budget.evaluation.ranking import ranking_differences, rankings
+from lightning_budget.evaluation.ranking import rankings
 from lightning_budget.evaluation.results import Evaluation
 from lightning_budget.report.compute import analyse
 from lightning_budget.report.progress import Tracker, untracked
@@ -50,6 +50,7 @@ def evaluate(
         table, schema, predictions, fractions, None, resamples, seed, band_budgets=BAND_BUDGETS, track=track
     )
     predictions = {name: ResponsePrediction(p.value.cpu(), p.cost.cpu()) for name, p in predictions.items()}
+    ranked, ranking_differences = rankings(table, schema, predictions, resamples, seed, track)
     return Evaluation(
         split=split,
         sources=dict(sources or {}),
@@ -59,7 +60,7 @@ def evaluate(
         bands=found.bands,
         increments=arm_increments(table, schema),
         areas=areas(table, schema, found.curves, found.report.free_spend),
-        rankings=rankings(table, schema, predictions),
-        ranking_differences=ranking_differences(table, schema, predictions, resamples, seed, track),
+        rankings=ranked,
+        ranking_differences=ranking_differences,
         calibration=calibrations(table, schema, predictions),
     )

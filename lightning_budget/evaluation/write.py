@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 from lightning_budget.evaluation.curves_file import write_curves
-from lightning_budget.evaluation.figure import calibration_figure
+from lightning_budget.evaluation.figure import calibration_figure, ranking_figure
 from lightning_budget.evaluation.results import Evaluation
 from lightning_budget.report.figure import comparison_figure
 from lightning_budget.report.write import save_figure, write_json
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write ``report.json``, ``curves.parquet``, and ``curves`` and ``calibration`` as ``.png`` and ``.svg``.
+    """Write ``report.json``, ``curves.parquet``, and ``curves``, ``rankings`` and ``calibration`` as pictures.
+
+    Pictures are ``.png`` and ``.svg``.
 
     Each is whole or not there; the numbers go first, so that a failure in drawing does not lose them.
 
@@ -32,4 +34,5 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> 
     write_json(evaluation.to_dict(), folder / "report.json")
     write_curves(evaluation.curves, folder / "curves.parquet")
     pictures = save_figure(comparison_figure(evaluation.report, evaluation.bands), folder / "curves")
+    pictures += save_figure(ranking_figure(evaluation), folder / "rankings")
     return pictures + save_figure(calibration_figure(evaluation), folder / "calibration")

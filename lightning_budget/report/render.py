@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
-import sys
 from collections.abc import Callable, Iterable
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleDimensions, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from lightning_budget.metrics.functional import PairedDifference
 from lightning_budget.report.results import Difference, Outcome, Report, Row, label
-
-WIDTH = 100
+from lightning_budget.terminal import page_text, print_page
 
 
 def render(report: Report) -> Table:
@@ -26,9 +23,9 @@ def render(report: Report) -> Table:
     """
     table = _empty("budget", "method", *_columns(report))
     outcomes = [_outcome(row) for row in report.rows]
-    value_text = _format([x for row in report.rows for x in (_outcome(row).value, row.eom_hajek.value)], 5)
-    spend_text = _format([*report.budgets, *(o.spend for o in outcomes)], 4)
-    roi_text = _format([o.roi for o in outcomes if o.roi is not None], 4)
+    value_text = number_text([x for row in report.rows for x in (_outcome(row).value, row.eom_hajek.value)], 5)
+    spend_text = number_text([*report.budgets, *(o.spend for o in outcomes)], 4)
+    roi_text = number_text([o.roi for o in outcomes if o.roi is not None], 4)
     gaps = _gaps(report)
     methods = len(report.rows) // len(report.budgets)
     for r, (row, outcome) in enumerate(zip(report.rows, outcomes, strict=True)):
@@ -42,7 +39,7 @@ def render(report: Report) -> Table:
         if row.true is not None:
             cells.append(value_text(row.eom_hajek.value))
         else:
-            cells.insert(1, _interval(outcome.low, outcome.high, value_text))
+            cells.insert(1, interval_text(outcome.low, outcome.high, value_text))
         if report.differences:
             cells.append(gaps.get((row.method, b), ""))
         table.add_row(budget, escape(label(row.method)), *cells, end_section=i == methods - 1)
@@ -57,7 +54,7 @@ def deployment_table(report: Report) -> Table:
     table = _empty("budget", "served by", "multiplier", "predicted\nspend", "factual\nspend", "% of users at")
     table.columns[-1].header = escape("% of users at " + " · ".join(report.arm_share))
     table.columns[-1].no_wrap = False
-    spend_text = _format([x for d in report.deployments for x in (d.predicted_spend, d.factual_spend)], 4)
+    spend_text = number_text([x for d in report.deployments for x in (d.predicted_spend, d.factual_spend)], 4)
     policies = len(report.deployments) // len(report.budgets)
     for i, d in enumerate(report.deployments):
         table.add_row(
@@ -79,21 +76,12 @@ def sentences(report: Report) -> list[str]:
 
 def as_text(report: Report) -> str:
     """All of it as plain text of 100 columns, without colours."""
-    out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(_all(report))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return page_text(_all(report))
 
 
 def print_report(report: Report) -> None:
     """Print to the terminal; plain text where standard output is no terminal or cannot show every character."""
-    encoding = sys.stdout.encoding or "utf-8"
-    if sys.stdout.isatty() and encoding.lower().startswith("utf"):
-        console = Console()
-        # A narrower table would cut numbers off; the terminal folds long lines instead.
-        console.size = ConsoleDimensions(max(console.width, WIDTH), console.height)
-        console.print(_all(report))
-    else:
-        print(as_text(report).encode(encoding, "replace").decode(encoding), end="")
+    print_page(_all(report))
 
 
 def _all(report: Report) -> RenderableType:
@@ -150,9 +138,9 @@ def _paired(difference: Difference) -> PairedDifference:
 def _gaps(report: Report) -> dict[tuple[str, int], str]:
     """The difference of each method at each budget, all with the same number of decimals."""
     paired = {d.method: _paired(d) for d in report.differences}
-    text = _format([float(x) for p in paired.values() for ends in (p.low, p.high) for x in ends], 4)
+    text = number_text([float(x) for p in paired.values() for ends in (p.low, p.high) for x in ends], 4)
     return {
-        (name, b): _signed(float(p.estimate[b]), float(p.low[b]), float(p.high[b]), text)
+        (name, b): signed_text(float(p.estimate[b]), float(p.low[b]), float(p.high[b]), text)
         for name, p in paired.items()
         for b in range(len(report.budgets))
     }
@@ -163,15 +151,15 @@ def _mean_lines(difference: Difference) -> list[str]:
     for kind, p in (("true value", difference.true_value), ("EOM (Hájek)", difference.eom_hajek)):
         if p is not None:
             numbers = float(p.mean), float(p.mean_low), float(p.mean_high)
-            lines.append(f"  {kind:11}  {_signed(*numbers, _format(numbers, 3))}")
+            lines.append(f"  {kind:11}  {signed_text(*numbers, number_text(numbers, 3))}")
     return lines
 
 
 def _sentence(difference: Difference, report: Report) -> str:
     a, b, p = label(difference.method), label(difference.baseline), _paired(difference)
     mean, low, high = float(p.mean), float(p.mean_low), float(p.mean_high)
-    text = _format([mean, low, high], 3)
-    interval = f"({100 * report.level:g} % interval {_interval(low, high, text)})"
+    text = number_text([mean, low, high], 3)
+    interval = f"({100 * report.level:g} % interval {interval_text(low, high, text)})"
     sign = "+" if mean > 0 else ""
     if low <= 0 <= high:
         return f"{a} is not distinguishable from {b}: {sign}{text(mean)} {report.value_unit} per user {interval}"
@@ -180,11 +168,13 @@ def _sentence(difference: Difference, report: Report) -> str:
     return f"{a} earns {text(-mean)} {report.value_unit} per user less than {b} {interval}"
 
 
-def _signed(estimate: float, low: float, high: float, text: Callable[[float], str]) -> str:
-    return f"{'+' if estimate > 0 else ''}{text(estimate)} ({_interval(low, high, text)})"
+def signed_text(estimate: float, low: float, high: float, text: Callable[[float], str]) -> str:
+    """A difference with its sign, and its interval."""
+    return f"{'+' if estimate > 0 else ''}{text(estimate)} ({interval_text(low, high, text)})"
 
 
-def _interval(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+def interval_text(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+    """Both ends; nothing where there is no interval."""
     return "" if low is None or high is None else f"{text(low)} … {text(high)}"
 
 
@@ -192,7 +182,7 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 
-def _format(numbers: Iterable[float], digits: int) -> Callable[[float], str]:
+def number_text(numbers: Iterable[float], digits: int) -> Callable[[float], str]:
     """One number of decimals for a column, so that its largest entry shows so many digits."""
     largest = max((abs(x) for x in numbers), default=0.0)
     decimals = min(max(digits - 1 - math.floor(math.log10(largest)), 0), 12) if largest > 0 else 0

@@ -3,6 +3,9 @@
 :func:`screen_rows` counts rows that cannot be used, on raw columns; :func:`check_trial` asks of a table whether arms
 were given as often as the propensities say, whether features agree between arms, how far weights are from equal, and
 whether a feature tells the arm or repeats an outcome.
+
+Sample weights say how much a row counts in an estimate, not how its arm was drawn: tests of the draw count each row
+once, which keeps their distribution under the hypothesis. Effective rows, which tell of estimates, take weights in.
 """
 
 from lightning_budget.trial.balance import Balance, check_balance

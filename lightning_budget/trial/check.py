@@ -58,6 +58,8 @@ class TrialChecks:
 def check_trial(table: RCTTable, schema: DataSchema, rows: Rows | None = None) -> TrialChecks:
     """Run all checks on a table.
 
+    Arms are drawn row by row, so what tests the draw counts every row once; sample weights enter the effective rows.
+
     Args:
         table: N ≥ 1 rows.
         schema: names of its arms and features.
@@ -69,7 +71,11 @@ def check_trial(table: RCTTable, schema: DataSchema, rows: Rows | None = None) -
     trial = logged_of(table, schema)
     sums = {f.name: feature_sums(trial, f) for f in trial.ids}
     return TrialChecks(
-        check_sample_ratio(trial, sums), check_balance(trial), check_propensity(trial), check_leakage(trial, sums), rows
+        check_sample_ratio(trial, sums),
+        check_balance(trial),
+        check_propensity(trial, table.weight),
+        check_leakage(trial, sums),
+        rows,
     )
 
 

@@ -1,4 +1,4 @@
-"""Propensities: how far the weights 1 / p are from equal, and how many equal weights they are worth."""
+"""Propensities: how far the weights of rows are from equal, and how many equal weights they are worth."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_budget.trial.logged import Logged
 from lightning_budget.trial.verdict import Verdict, plain
@@ -18,7 +19,7 @@ MAX_WEIGHT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class ArmPropensity:
-    """Weights w = 1 / p of one arm's rows.
+    """Weights w of one arm's rows: 1 / p, times the sample weight where there is one.
 
     Attributes:
         arm, rows: which.
@@ -88,20 +89,25 @@ class Propensity:
         return plain(self)
 
 
-def check_propensity(trial: Logged) -> Propensity:
-    """Range, effective rows and largest weight of every arm."""
-    k, p, w = len(trial.arms), trial.propensity.double(), trial.weight
+def check_propensity(trial: Logged, sample_weight: Tensor | None = None) -> Propensity:
+    """Range, effective rows and largest weight of every arm; sample weights ``[N]`` ≥ 0 belong to the weights."""
+    k, p = len(trial.arms), trial.propensity.double()
+    w = trial.weight if sample_weight is None else trial.weight * sample_weight.double()
     rows, total, square = trial.arm_rows(), trial.arm_sums(w), trial.arm_sums(w.square())
     small = trial.arm_sums(p < SMALL)
     lowest = torch.full((k,), torch.inf, dtype=torch.float64).scatter_reduce_(0, trial.treatment, p, "amin")
     highest = torch.zeros(k, dtype=torch.float64).scatter_reduce_(0, trial.treatment, p, "amax")
+    heaviest = torch.zeros(k, dtype=torch.float64).scatter_reduce_(0, trial.treatment, w, "amax")
     arms = []
     for j, name in enumerate(trial.arms):
         n = float(rows[j])
         if n == 0:
             arms.append(ArmPropensity(name, 0, 0.0, 0.0, 0.0, 0.0, 0.0))
             continue
-        effective, largest = float(total[j] ** 2 / square[j]), float(1 / lowest[j] / total[j])
+        # An arm whose rows all weigh nothing is worth none.
+        effective, largest = (
+            float(x / y.clamp(min=1e-300)) for x, y in ((total[j] ** 2, square[j]), (heaviest[j], total[j]))
+        )
         arms.append(
             ArmPropensity(name, int(n), float(lowest[j]), float(highest[j]), float(small[j]) / n, effective, largest)
         )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import sys
-
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleDimensions, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lightning_budget.terminal import page_text, print_page
 from lightning_budget.trial.balance import Balance
 from lightning_budget.trial.check import TrialChecks
 
-WIDTH = 100
 NAMED = 5
 
 
@@ -30,21 +27,12 @@ def render(checks: TrialChecks) -> RenderableType:
 
 def as_text(checks: TrialChecks) -> str:
     """The checks as plain text of 100 columns, without colours."""
-    out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(render(checks))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return page_text(render(checks))
 
 
 def print_checks(checks: TrialChecks) -> None:
     """Print to the terminal; plain text where standard output is no terminal or cannot show every character."""
-    encoding = sys.stdout.encoding or "utf-8"
-    if sys.stdout.isatty() and encoding.lower().startswith("utf"):
-        console = Console()
-        # A narrower table would cut numbers off; the terminal folds long lines instead.
-        console.size = ConsoleDimensions(max(console.width, WIDTH), console.height)
-        console.print(render(checks))
-    else:
-        print(as_text(checks).encode(encoding, "replace").decode(encoding), end="")
+    print_page(render(checks))
 
 
 def _verdicts(checks: TrialChecks) -> Table:

@@ -25,6 +25,16 @@ def test_numbers_by_hand() -> None:
     assert (b.effective_rows, b.largest_weight_share) == (pytest.approx(2), pytest.approx(0.5))
 
 
+def test_sample_weights_belong_to_the_weights() -> None:
+    zero, p = torch.zeros(4), torch.tensor([0.5, 0.25, 0.5, 0.5])
+    trial = logged_trial(("a", "b"), torch.tensor([0, 0, 1, 1]), p, zero, zero)
+    a, b = check_propensity(trial, torch.tensor([4.0, 1.0, 0.0, 0.0])).arms
+    assert (a.effective_rows, a.largest_weight_share) == (pytest.approx(12**2 / 80), pytest.approx(8 / 12))
+    assert (b.rows, b.effective_rows, b.largest_weight_share) == (2, 0.0, 0.0)
+    twice = check_propensity(trial, torch.full((4,), 2.0)).arms[0]
+    assert twice.effective_rows == pytest.approx(6**2 / 20)
+
+
 @pytest.mark.parametrize(
     ("propensity", "words"),
     [

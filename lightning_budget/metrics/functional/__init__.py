@@ -26,6 +26,13 @@ from lightning_budget.metrics.functional.oracle import regret
 from lightning_budget.metrics.functional.poisson import poisson_weights
 from lightning_budget.metrics.functional.poststratified import eom_poststratified, poststratified_curve
 from lightning_budget.metrics.functional.ranking import predicted_roi
+from lightning_budget.metrics.functional.ranking_bootstrap import (
+    PairedRankingDifference,
+    UpliftAreas,
+    bootstrap_aucc,
+    bootstrap_uplift,
+    paired_aucc_difference,
+)
 from lightning_budget.metrics.functional.uniform import control_value, uniform_curve, uniform_true_curve
 from lightning_budget.metrics.functional.uplift_curve import (
     RankingArea,
@@ -45,12 +52,16 @@ __all__ = [
     "MatchedInterval",
     "MultiplierGrid",
     "PairedDifference",
+    "PairedRankingDifference",
     "RankingArea",
     "RewardCurve",
+    "UpliftAreas",
     "UpliftCurve",
     "aucc",
     "auuc",
+    "bootstrap_aucc",
     "bootstrap_curves",
+    "bootstrap_uplift",
     "calibration",
     "calibration_of",
     "calibration_sums",
@@ -69,6 +80,7 @@ __all__ = [
     "matched_interval",
     "normal_interval",
     "normalized_area",
+    "paired_aucc_difference",
     "paired_difference",
     "paired_oracle_difference",
     "percentile_interval",

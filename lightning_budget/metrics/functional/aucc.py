@@ -11,7 +11,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.columns import as_column, as_weight
 from lightning_budget.metrics.functional.ranking import Ranking, predicted_roi, rank
 
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 """A cut counts as reached when it is missed by this share of the costs added up."""
 
 
@@ -107,17 +107,20 @@ def reward_curve(
     value, cost = as_column("value", value, rows), as_column("cost", cost, rows)
     weights = ranking.take(as_weight(weight, rows, treatment.device))
     spend = torch.arange(parts + 1, dtype=torch.float64, device=score.device) / parts
-    return RewardCurve(spend, _rewards(ranking, weights, ranking.take(value), ranking.take(cost), parts))
+    return RewardCurve(spend, reward_points(ranking, weights, ranking.take(value), ranking.take(cost), parts))
 
 
-def _rewards(ranking: Ranking, weight: Tensor, value: Tensor, cost: Tensor, parts: int) -> Tensor:
+def reward_points(ranking: Ranking, weight: Tensor, value: Tensor, cost: Tensor, parts: int) -> Tensor:
+    """Rewards ``[…, Q + 1]`` of a ranking; weight ``[…, n]``, value and cost ``[n]`` in its order, float64."""
     treated = (weight * ranking.treated).sum(-1, keepdim=True)
     control = weight.sum(-1, keepdim=True) - treated
     # Δ times N_1 N_0: ratios stay, and whole numbers add up without rounding.
     signed = weight * torch.where(ranking.treated, control, -treated)
     costs, rewards, mass = ranking.sums(signed * cost), ranking.sums(signed * value), ranking.sums(weight)
     total_cost, total_reward = costs[..., -1:], rewards[..., -1:]
-    defined = (total_cost > 0) & (total_reward > 0)
+    slack = ROUNDING * (signed * cost).abs().sum(-1, keepdim=True)
+    # Below the slack of all cuts a total is what rounding leaves of 0.
+    defined = (total_cost > parts * slack) & (total_reward > 0)
     if weight.ndim == 1 and not bool(defined):
         scale = float(treated * control)
         raise InputError(
@@ -128,7 +131,7 @@ def _rewards(ranking: Ranking, weight: Tensor, value: Tensor, cost: Tensor, part
             "AUCC needs an arm that costs and earns more than control on these rows",
         )
     steps = torch.arange(1, parts, dtype=torch.float64, device=cost.device)
-    target = total_cost * steps / parts - _ROUNDING * (signed * cost).abs().sum(-1, keepdim=True)
+    target = total_cost * steps / parts - slack
     first = torch.searchsorted(costs.cummax(-1).values, target).clamp_(max=costs.shape[-1] - 1)
 
     def before(sums: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from lightning_budget.metrics.functional.checks import (
     check_normalization,
     check_outcomes,
     check_policy,
+    check_resamples,
     check_user,
     check_weight,
 )
@@ -188,10 +189,7 @@ def _resample(walks: list[Walk], user: Tensor, budgets: Tensor, resamples: int, 
 
 def _check(user: Tensor, budgets: Tensor | Sequence[float] | float, resamples: int, level: float = 0.95) -> Tensor:
     check_user(user, user.numel())
-    if resamples < 1:
-        raise InputError(f"resamples={resamples}", "at least 1", "200 give an interval, 1000 a smooth one")
-    if not 0 < level < 1:
-        raise InputError(f"level={level}", "between 0 and 1", "0.95 is usual")
+    check_resamples(resamples, level)
     return as_budgets(budgets, user.device)
 
 

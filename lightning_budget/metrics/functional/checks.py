@@ -111,6 +111,14 @@ def check_weight(weight: Tensor | None, rows: int) -> None:
         )
 
 
+def check_resamples(resamples: int, level: float = 0.95) -> None:
+    """Refuse a bootstrap without resamples, and a level of intervals outside 0 … 1."""
+    if resamples < 1:
+        raise InputError(f"resamples={resamples}", "at least 1", "200 give an interval, 1000 a smooth one")
+    if not 0 < level < 1:
+        raise InputError(f"level={level}", "between 0 and 1", "0.95 is usual")
+
+
 def check_normalization(normalization: str) -> None:
     """Refuse a normalisation that does not exist."""
     if normalization not in get_args(Normalization):

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_budget.errors import InputError
-from lightning_budget.metrics.functional.checks import check_user
+from lightning_budget.metrics.functional.checks import check_resamples, check_user
 
 _MASK = (1 << 64) - 1
 _LOW = (1 << 32) - 1
@@ -40,8 +39,7 @@ def poisson_weights(user: Tensor, resamples: int, seed: int) -> Tensor:
     doi:10.1145/2660193.2660195; MurmurHash3: Appleby 2011.
     """
     check_user(user, user.numel())
-    if resamples < 1:
-        raise InputError(f"resamples={resamples}", "at least 1", "200 give an interval, 1000 a smooth one")
+    check_resamples(resamples)
     return hashed_counts(user_hash(user, seed), seed, range(resamples))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_budget.errors import InputError
 from lightning_budget.metrics.functional.columns import as_column, as_weight
-from lightning_budget.metrics.functional.ranking import rank
+from lightning_budget.metrics.functional.ranking import Ranking, rank
 
 
 class RankingArea(NamedTuple):
@@ -76,7 +76,7 @@ def uplift_curve(
 
     Source: Devriendt, Guns, Verbeke 2020, arXiv 2002.05897.
     """
-    return _curve(score, treatment, outcome, weight, arm, _uplift_gain)
+    return _curve(score, treatment, outcome, weight, arm, uplift_gain)
 
 
 def qini_curve(
@@ -92,7 +92,7 @@ def qini_curve(
 
     Source: Radcliffe 2007, Using control groups to target on predicted lift.
     """
-    return _curve(score, treatment, outcome, weight, arm, _qini_gain)
+    return _curve(score, treatment, outcome, weight, arm, qini_gain)
 
 
 def auuc(
@@ -127,17 +127,19 @@ def qini(
     return _areas(curve, perfect.above_random)
 
 
+Gain = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
 def _curve(
-    score: Tensor,
-    treatment: Tensor,
-    outcome: Tensor,
-    weight: Tensor | None,
-    arm: int | None,
-    gain: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    score: Tensor, treatment: Tensor, outcome: Tensor, weight: Tensor | None, arm: int | None, gain: Gain
 ) -> UpliftCurve:
     ranking = rank(score, treatment, arm)
     weights = ranking.take(as_weight(weight, len(treatment), treatment.device))
-    y = ranking.take(as_column("outcome", outcome, len(treatment)))
+    return ranked_curve(ranking, weights, ranking.take(as_column("outcome", outcome, len(treatment))), gain)
+
+
+def ranked_curve(ranking: Ranking, weights: Tensor, y: Tensor, gain: Gain) -> UpliftCurve:
+    """Curve of a ranking; weights ``[…, n]`` and outcomes ``[n]`` in its order, float64."""
     treated, control = weights * ranking.treated, weights * ~ranking.treated
     n1, n0 = ranking.sums(treated), ranking.sums(control)
     gains = gain(n1, n0, ranking.sums(treated * y), ranking.sums(control * y))
@@ -150,11 +152,13 @@ def _curve(
     return UpliftCurve(torch.cat([start, rows / total], -1), torch.cat([start, gains / total], -1))
 
 
-def _uplift_gain(n1: Tensor, n0: Tensor, y1: Tensor, y0: Tensor) -> Tensor:
+def uplift_gain(n1: Tensor, n0: Tensor, y1: Tensor, y0: Tensor) -> Tensor:
+    """Gains times rows, from weights and weighted outcomes of both arms down to each group of a ranking."""
     return (_ratio(y1, n1) - _ratio(y0, n0)) * (n1 + n0)
 
 
-def _qini_gain(n1: Tensor, n0: Tensor, y1: Tensor, y0: Tensor) -> Tensor:
+def qini_gain(n1: Tensor, n0: Tensor, y1: Tensor, y0: Tensor) -> Tensor:
+    """As :func:`uplift_gain`, of the Qini curve."""
     return y1 - y0 * _ratio(n1, n0)
 
 

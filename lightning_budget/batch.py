@@ -10,21 +10,7 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor as KeyedJaggedTensor
 
-
-@dataclass(frozen=True)
-class ResponsePrediction:
-    """Predicted mean outcomes of every treatment for every user.
-
-    Attributes:
-        value: ``[N, K]``, value units per user.
-        cost: ``[N, K]``, currency per user.
-    """
-
-    value: Tensor
-    cost: Tensor
-
-    def detach(self) -> ResponsePrediction:
-        return ResponsePrediction(self.value.detach(), self.cost.detach())
+from lightning_budget.prediction import ResponsePrediction as ResponsePrediction
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,30 @@ class ModelConfig:
     trunk_hidden: list[int] = field(default_factory=lambda: [64, 32])
     head_hidden: int = 16
     dropout: float = 0.0
+    backbone: str = "mlp"
+    cross_layers: int = 2
+    cross_rank: int = 0
+    value_head: str = "plain"
+    cost_head: str = "plain"
+    share_doses: int = 0
+    arm_dim: int | None = None
+    propensity_weight: float | None = None
+    targeted_weight: float | None = None
+    entire_space_weight: float | None = None
+    cross_weight: float | None = None
+    described: list[str] | None = None
+    description_weight: float | None = None
+    pairs: str | None = None
+    roi_scale: float | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class LossConfig:
+    name: str = "factual"
+    folds: int = 5
+    ridge: float = 100.0
+    max_categories: int = 64
 
 
 def _estimator_config() -> type:
@@ -135,6 +158,7 @@ class TrainConfig:
     ckpt_path: str | None = None
     data: Any = None
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)  # type: ignore[valid-type]
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
@@ -142,6 +166,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: Any = None
     logger: Any = None
+    benchmark: Any = None
 
 
 @dataclass
@@ -248,6 +273,25 @@ class SimulateConfig:
     propensity_floor: float = 0.05
 
 
+@dataclass
+class BenchmarkConfig:
+    methods: list[str] | None = None
+    datasets: list[str] | None = None
+    seeds: list[int] | None = None
+    trials: int | None = None
+    preset: str = "full"
+    report_only: bool = False
+    workers: int | None = None
+    folder: str = MISSING
+    output: str | None = None
+    data_root: str = MISSING
+    resamples: int = 200
+    overrides: list[str] = field(default_factory=list)
+    search: Any = None
+    presets: Any = None
+    catalogue: Any = None
+
+
 _SCHEMAS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -255,6 +299,7 @@ _SCHEMAS = {
     "export": ExportConfig,
     "plan": PlanConfig,
     "simulate": SimulateConfig,
+    "benchmark": BenchmarkConfig,
 }
 for _name, _node in _SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)

@@ -20,7 +20,7 @@ from lightning_budget import config_schema
 from lightning_budget.campaign import Campaign
 from lightning_budget.config_schema import EstimatorConfig, ModelConfig, ObjectiveConfig, TrainerConfig
 from lightning_budget.estimators import ESTIMATORS, build_estimator, estimator_arguments
-from lightning_budget.models.registry import MODELS
+from lightning_budget.models.learners import MODELS, model_options
 from lightning_budget.training.objective.build import objective_builder
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -115,10 +115,18 @@ def test_experiments_and_debug_options_change_something_and_combine(option: str)
 
 
 def test_models_and_estimators_accept_their_configs() -> None:
-    config = composed()
-    model = inspect.signature(MODELS[config.model.name]).parameters
-    assert {f.name for f in fields(ModelConfig)} - {"name", "optimizer"} <= model.keys()
-    assert {p.stem for p in (CONFIGS / "model").glob("*.yaml")} <= MODELS.keys()
+    options = {f.name for model in MODELS.values() for f in fields(model.kind)}
+    assert {f.name for f in fields(ModelConfig)} == {"name", "optimizer", *options}
+    assert {p.stem for p in (CONFIGS / "model").glob("*.yaml")} == MODELS.keys()
+    for name, model in MODELS.items():
+        config: Any = OmegaConf.to_container(composed(f"model={name}").model)
+        assert config.pop("optimizer")["lr"] == 0.004
+        assert {key for key, value in config.items() if value is not None} == {
+            "name",
+            *(f.name for f in fields(model.kind)),
+        }
+        assert config["name"] == name
+        model_options(config)
     arguments = {argument for name in ESTIMATORS for argument in estimator_arguments(name)}
     assert {f.name for f in fields(EstimatorConfig)} == {"name", *arguments}
 

@@ -79,7 +79,7 @@ def main(config_name: str, config_folder: Path | None = None) -> Callable[[Task]
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             try:
                 folder = config_dir() if config_folder is None else config_folder
-                _register_schemas()
+                register_schemas()
                 check_command_line(folder, config_name)
                 hydra.main(version_base="1.3", config_path=str(folder.resolve()), config_name=config_name)(run_task)()
             except InputError as error:
@@ -93,7 +93,8 @@ def main(config_name: str, config_folder: Path | None = None) -> Callable[[Task]
     return decorate
 
 
-def _register_schemas() -> None:
+def register_schemas() -> None:
+    """Make the schemas known to Hydra, where OmegaConf finds them by name."""
     if importlib.util.find_spec("lightning_budget.config_schema") is not None:
         importlib.import_module("lightning_budget.config_schema")
 

@@ -134,9 +134,17 @@ class CrossFittedBaseline:
         Returns:
             ``[n, K]`` float32 each, under autocast too; not clipped, not even where the outcome is binary.
         """
+        return self._of_folds(batch, self.fold.index_select(0, batch.row.clamp_min(0)).long())
+
+    @torch.no_grad()
+    def predict_others(self, batch: RCTBatch) -> ResponsePrediction:
+        """As :meth:`predict`, for rows of another table: the mean of what all folds' models say."""
+        mean = replace(self, coefficient=self.coefficient.mean(0, keepdim=True))
+        return mean._of_folds(batch, torch.zeros_like(batch.row))
+
+    def _of_folds(self, batch: RCTBatch, fold: Tensor) -> ResponsePrediction:
         folds, _, outcomes = self.coefficient.shape
         n, dense = len(batch), len(self.features.dense_mean)
-        fold = self.fold.index_select(0, batch.row.clamp_min(0)).long()
         intercept, slopes, ids = self.coefficient.split([1, dense, self.features.categories], dim=1)
         with torch.autocast(batch.dense.device.type, enabled=False):
             # Every fold's prediction of every row: cheaper than sorting the rows by fold.
@@ -212,12 +220,7 @@ def cross_fit(
     Sources: Chernozhukov et al. 2018, doi:10.1111/ectj.12097 (cross-fitting); Dudík, Langford, Li 2011,
     arXiv:1103.4601 (doubly robust).
     """
-    if not 2 <= folds <= 255:
-        raise InputError(f"folds={folds}", "2 to 255", "5 is the default")
-    if not 0 <= ridge < math.inf:
-        raise InputError(f"ridge={ridge:g}", "0 or above, finite, in rows", "100 is the default")
-    if max_categories < 0:
-        raise InputError(f"max_categories={max_categories}", "0 or above", "64 is the default, 0 leaves out all ids")
+    check_arguments(folds, ridge, max_categories)
     features, fold = Features.of(schema, statistics, max_categories), folds_of(table.user, folds)
     rows = range(len(table)) if rows is None else rows
     moments = _moments(table, features, fold, (folds, schema.num_treatments), rows)
@@ -226,6 +229,20 @@ def cross_fit(
     if not moments.isfinite().all():
         raise InputError("features or outcomes that are not finite in the training split", "finite numbers", "mend it")
     return CrossFittedBaseline(fold, _coefficients(moments, ridge), features)
+
+
+def check_arguments(folds: int, ridge: float, max_categories: int) -> None:
+    """Refuse what :func:`cross_fit` does not take.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if not 2 <= folds <= 255:
+        raise InputError(f"folds={folds}", "2 to 255", "5 is the default")
+    if not 0 <= ridge < math.inf:
+        raise InputError(f"ridge={ridge:g}", "0 or above, finite, in rows", "100 is the default")
+    if max_categories < 0:
+        raise InputError(f"max_categories={max_categories}", "0 or above", "64 is the default, 0 leaves out all ids")
 
 
 def _moments(table: RCTTable, features: Features, fold: Tensor, groups: tuple[int, int], rows: range) -> Tensor:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
+from lightning_budget.prediction import outcome_loss as outcome_loss
 from lightning_budget.schema import Outcome
 
 
-def outcome_loss(predicted: Tensor, observed: Tensor, kind: Outcome, scale: float) -> Tensor:
-    """Loss of each row, ``[N] → [N]``: squared error in units of ``scale``, or cross-entropy of a probability."""
-    if kind == "binary":
-        return F.binary_cross_entropy(predicted.clamp(1e-6, 1 - 1e-6), observed, reduction="none")
-    return ((predicted - observed) / scale).square()
+def sample_weighted(x: Tensor, batch: RCTBatch, weight_mean: float) -> Tensor:
+    """``x`` of n rows, ``[n]``, times their sample weights in units of the mean one; as it is where there are none."""
+    return x if batch.weight is None else x * batch.weight / weight_mean
 
 
 def response_losses(
@@ -25,6 +23,7 @@ def response_losses(
     value_scale: float,
     cost_scale: float,
     weight_mean: float = 1.0,
+    value_losses: Tensor | None = None,
 ) -> Tensor:
     """Loss of the given arm of each row, ``[n]``, weighted so that its mean is averaged within arms first.
 
@@ -39,16 +38,14 @@ def response_losses(
         value_scale, cost_scale: outcome units of one unit of error.
         weight_mean: mean sample weight in the training data, of which the loss of a row is a multiple where the batch
             has sample weights.
+        value_losses: ``[n]``, instead of ``ℓ(y^v_i, v̂_{i,t_i})``: a learner's own likelihood.
 
     Source: Zhou et al. 2024 (DFCL), arXiv:2407.13664.
     """
     given = batch.treatment.unsqueeze(1)
     value = prediction.value.gather(1, given).squeeze(1)
     cost = prediction.cost.gather(1, given).squeeze(1)
-    loss = outcome_loss(value, batch.value, value_kind, value_scale) + outcome_loss(
-        cost, batch.cost, cost_kind, cost_scale
-    )
-    weight = 1 / (arm_share.numel() * arm_share[batch.treatment])
-    if batch.weight is not None:
-        weight = weight * batch.weight / weight_mean
-    return weight * loss
+    if value_losses is None:
+        value_losses = outcome_loss(value, batch.value, value_kind, value_scale)
+    loss = value_losses + outcome_loss(cost, batch.cost, cost_kind, cost_scale)
+    return sample_weighted(1 / (arm_share.numel() * arm_share[batch.treatment]), batch, weight_mean) * loss

@@ -1,4 +1,4 @@
-"""Every model by name, and how one is built."""
+"""Models over TorchRec's tables: how training and scoring build one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from lightning_budget.errors import InputError
-from lightning_budget.models.tarnet import TARNet
+from lightning_budget.models.embeddings import SparseEncoder
+from lightning_budget.models.learner import Learner
+from lightning_budget.models.learners import MODELS as MODELS
+from lightning_budget.models.learners import assemble, model_options
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
-
-MODELS = {"tarnet": TARNet}
-"""Every model by the name that configs and checkpoints use."""
 
 
 def build_model(
@@ -21,14 +20,17 @@ def build_model(
     schema: DataSchema,
     statistics: DataStatistics,
     sparse_device: torch.device | str | None = None,
-) -> TARNet:
-    """Build ``config["name"]`` with the other entries as its arguments.
+) -> Learner:
+    """Build ``config["name"]`` with the other entries as its options.
+
+    Args:
+        config: see :func:`~lightning_budget.models.learners.model_options`.
+        schema, statistics: of the data.
+        sparse_device: ``meta`` leaves the tables unallocated for a sharding strategy.
 
     Raises:
-        InputError: if no model has that name.
+        InputError: if no model has that name, or its options are not allowed.
     """
-    arguments = dict(config)
-    name = arguments.pop("name")
-    if name not in MODELS:
-        raise InputError(f"model.name={name!r}", ", ".join(MODELS), "choose one of the allowed")
-    return MODELS[name](schema, statistics, sparse_device=sparse_device, **arguments)
+    width = model_options(config).embedding_dim
+    encoder = SparseEncoder(schema.sparse, width, sparse_device) if schema.sparse else None
+    return assemble(config, schema, statistics.to_dict(), encoder)

@@ -18,6 +18,7 @@ from lightning_budget.published.row_groups import ROW_GROUP, RowGroups
 
 ROWS = 500_000
 SEED = 42
+SURFACE = Surface()
 
 Floats = NDArray[np.float64]
 
@@ -55,8 +56,17 @@ def criteo_mt7(
     return Prepared(output, len(x), found.rows - len(x), found.checks, (remark, *_summary(output)))
 
 
-def campaign_mt7(output: Path, rows: int = ROWS, seed: int = SEED, progress: Progress = no_progress) -> Prepared:
+def campaign_mt7(
+    output: Path,
+    rows: int = ROWS,
+    seed: int = SEED,
+    progress: Progress = no_progress,
+    surface: Surface = SURFACE,
+) -> Prepared:
     """Generate the same outcomes from the numbers that the embedded campaign knows of its users.
+
+    Args:
+        surface: other constants make another trial.
 
     Raises:
         InputError: for no rows.
@@ -68,9 +78,8 @@ def campaign_mt7(output: Path, rows: int = ROWS, seed: int = SEED, progress: Pro
     campaign = Campaign(train_rows=rows, seed=seed)
     x = np.concatenate([campaign.partition("train", i).dense.numpy() for i in range(campaign.partitions("train"))])
     with workplace(output):
-        _write(
-            x.astype(np.float64), campaign.schema.dense, output, seed, {"data": "campaign_mt7", "seed": seed}, progress
-        )
+        about = {"data": "campaign_mt7", "seed": seed}
+        _write(x.astype(np.float64), campaign.schema.dense, output, seed, about, progress, surface)
     return Prepared(output, len(x), 0, (), _summary(output))
 
 
@@ -92,9 +101,15 @@ def _features(file: pyarrow.parquet.ParquetFile, index: NDArray[np.int64]) -> Fl
 
 
 def _write(
-    x: Floats, names: tuple[str, ...], output: Path, seed: int, about: dict[str, object], progress: Progress
+    x: Floats,
+    names: tuple[str, ...],
+    output: Path,
+    seed: int,
+    about: dict[str, object],
+    progress: Progress,
+    surface: Surface = SURFACE,
 ) -> None:
-    surface, rng = Surface(), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     x = standardized(x)
     to = surface.directions(rng, x.shape[1])
     drawn = draws(rng, len(x), surface.sigma)

@@ -1,7 +1,7 @@
 """A trained model as plain PyTorch: modules and programs that score users with nothing but torch."""
 
 from lightning_budget.serving.files import load, save
-from lightning_budget.serving.model import Layout, Served, ServingModel
+from lightning_budget.serving.model import Served, ServingModel
 from lightning_budget.serving.policy import price_treatment
 from lightning_budget.serving.policy_file import load_policy, save_policy
 from lightning_budget.serving.program import export_program, load_program, save_program
@@ -10,7 +10,6 @@ from lightning_budget.serving.tables import FloatTable, Int8Table
 __all__ = [
     "FloatTable",
     "Int8Table",
-    "Layout",
     "Served",
     "ServingModel",
     "export_program",

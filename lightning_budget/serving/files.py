@@ -12,9 +12,9 @@ from lightning_budget.allocation.policy_origin import PolicyOrigin
 from lightning_budget.atomic import atomic_path
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
-from lightning_budget.serving.model import TABLES, Layout, ServingModel
+from lightning_budget.serving.model import PREFIX, TABLES, ServingModel
 
-FORMAT, VERSION = "lightning_budget.serving", 1
+FORMAT, VERSION = "lightning_budget.serving", 2
 
 
 def description(model: ServingModel) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def description(model: ServingModel) -> dict[str, Any]:
         "version": VERSION,
         "schema": model.schema.to_dict(),
         "statistics": model.statistics,
-        "layout": model.layout.to_dict(),
+        "model": model.config,
         "tables": model.table_kind,
         "multiplier": model.multiplier,
         "origin": None if model.origin is None else model.origin.to_dict(),
@@ -62,6 +62,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ServingModel:
         raise InputError(f"serving model {str(path)!r} cannot be read ({type(e).__name__})", "a whole file", fix) from e
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{str(path)!r} is no serving model", f"a file of format {FORMAT}", fix)
+    if content["version"] == 1:
+        content = _of_version_1(content)
     if content["version"] != VERSION or content["tables"] not in TABLES:
         raise InputError(
             f"{str(path)!r} has version {content['version']} and {content['tables']} tables",
@@ -74,7 +76,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ServingModel:
         model = ServingModel(
             DataSchema.from_dict(content["schema"]),
             content["statistics"],
-            Layout.from_dict(content["layout"]),
+            content["model"],
             content["tables"],
             content["multiplier"],
             None if origin is None else PolicyOrigin.from_dict(origin),
@@ -85,3 +87,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ServingModel:
         reason = str(e).splitlines()[-1].strip()
         raise InputError(f"{str(path)!r} does not fit its own description: {reason}", "a whole file", fix) from e
     return model.to(device)
+
+
+def _of_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """There was one learner, whose parts lay beside the tables."""
+    names = {k: PREFIX + k.removeprefix("tables.") if k.startswith("tables.") else f"net.{k}" for k in content["state"]}
+    state = {names[k]: x for k, x in content["state"].items()}
+    return {**content, "version": VERSION, "model": {"name": "tarnet", **content["layout"]}, "state": state}

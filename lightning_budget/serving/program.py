@@ -46,7 +46,7 @@ def export_program(model: ServingModel) -> ExportedProgram:
     device of the model.
     """
     users, features = Dim("users"), range(len(model.schema.sparse))
-    device = model.value_mean.device
+    device = model.net.value_mean.device
     dense = torch.zeros(3, len(model.schema.dense), device=device)
     # Numbers of ids that are neither equal nor those of users, 0 or 1: tracing must not take them for constants.
     lengths = [torch.tensor([1, 2, 4 + i], device=device) for i in features]

@@ -73,6 +73,7 @@ def check_recipe(recipe: Recipe, datamodule: TrialData, baseline: bool = True, f
     module = recipe.module()
     # Described alone: tables may be larger than this process.
     described = build_model(module.hparams["model"], module.schema, module.statistics, "meta")
+    module.prediction_loss.check(described, objective=recipe.objective is not None)
     if described.sparse_arch is not None:
         step_in_backward(described.sparse_arch, 1.0, module.hparams["embedding_optimizer"])
         strategy.refuse_what_cannot_be_laid_out(described)

@@ -10,8 +10,8 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lightning_budget.errors import InputError
+from lightning_budget.models.learner import Learner
 from lightning_budget.models.registry import build_model
-from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY
@@ -63,7 +63,7 @@ def load_schema(path: str | Path) -> DataSchema:
     return DataSchema.from_dict(read_checkpoint(path, tensors=False)["hyper_parameters"]["schema"])
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> TARNet:
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> Learner:
     """Rebuild the network of a checkpoint as an ordinary module in eval mode.
 
     Needs no Lightning, no process group and no configs: ``model(dense, sparse)`` gives value and cost of every

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_budget.errors import InputError
+from lightning_budget.models.learners import complete_config
 from lightning_budget.schema import DataSchema
 from lightning_budget.training.export import read_checkpoint
 from lightning_budget.training.module import BudgetModule
@@ -24,9 +25,11 @@ def check_same_model(path: Path, module: BudgetModule) -> None:
     # By way of the schema: an older checkpoint does not name what has come since.
     saved = {**saved, "schema": DataSchema.from_dict(dict(saved["schema"])).to_dict()}
     _check_tables(path, module.schema.to_dict(), saved["schema"])
+    saved["model"] = complete_config(saved["model"])
+    ours = {**module.hparams, "model": complete_config(module.hparams["model"])}
     theirs = {"embedding_optimizer": "rowwise_adagrad", **saved}
     for name in ("schema", "model", "embedding_optimizer"):
-        mine, other = module.hparams[name], theirs[name]
+        mine, other = ours[name], theirs[name]
         if not isinstance(mine, Mapping):
             mine, other = {"": mine}, {"": other}
         for key in mine.keys() | other.keys():

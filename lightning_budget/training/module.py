@@ -14,16 +14,20 @@ from torch import Tensor
 
 from lightning_budget.batch import RCTBatch, ResponsePrediction
 from lightning_budget.errors import InputError
-from lightning_budget.losses.response import response_losses
+from lightning_budget.losses.choice import LossChoice
+from lightning_budget.losses.response import sample_weighted
+from lightning_budget.models.learner import Learner, LearnerOutput
+from lightning_budget.models.learners import model_options
 from lightning_budget.models.managed_collisions import ManagedIds
 from lightning_budget.models.registry import build_model
-from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
+from lightning_budget.training.data import trial_data
 from lightning_budget.training.finite import FiniteGuard, refuse_broken_weights
 from lightning_budget.training.given_rows import start_rows_anew
 from lightning_budget.training.optimizers import dense_parameters, step_in_backward
 from lightning_budget.training.optimizers import embedding_optimizer as get_embedding_optimizer
+from lightning_budget.training.prediction_loss import PredictionLoss
 from lightning_budget.training.sharding import materialize_tables
 from lightning_budget.training.versions import versions
 
@@ -31,6 +35,8 @@ SCHEDULES = ("constant", "cosine")
 
 MANAGED_IDS = "managed_ids"
 """Top-level checkpoint key of managed ids that were counted and have no row yet."""
+FIRST_STEP = "first_step"
+"""Top-level checkpoint key of what a two-step fit starts from."""
 
 ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
 
@@ -38,8 +44,8 @@ ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
 class BudgetModule(L.LightningModule):
     """Fit value and cost of every treatment; callbacks add what the predictions are for.
 
-    ``loss = prediction loss − Σ_terms term``: one scalar and one backward, because a second backward would be a second
-    step of the optimizers that run inside it.
+    ``loss = prediction loss + Σ learner's own losses − Σ_terms term``: one scalar and one backward, because a second
+    backward would be a second step of the optimizers that run inside it.
 
     Args:
         schema, statistics: of the data, as ``to_dict()`` gives them, so that a checkpoint stands alone.
@@ -49,9 +55,11 @@ class BudgetModule(L.LightningModule):
         schedule: ``constant``, or ``cosine`` decay of both rates to zero over the run.
         embedding_optimizer: of the tables, see :data:`~lightning_budget.training.optimizers.EMBEDDING_OPTIMIZERS`.
         seed: start of the weights and of every epoch's random numbers.
+        loss: that predictions are fitted by, see :class:`~lightning_budget.losses.choice.LossChoice`; ``None``: the
+            factual one.
 
     Raises:
-        InputError: for a rate, schedule or size out of range.
+        InputError: for a rate, schedule or size out of range, or another loss.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class BudgetModule(L.LightningModule):
         schedule: str = "constant",
         embedding_optimizer: str = "rowwise_adagrad",
         seed: int = 0,
+        loss: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check(model, schedule, {"lr": lr, "embedding_lr": embedding_lr, "weight_decay": weight_decay})
@@ -74,9 +83,10 @@ class BudgetModule(L.LightningModule):
         self.statistics = DataStatistics.from_dict(dict(statistics))
         self.objective_terms: dict[str, ObjectiveTerm] = {}
         self._finite = FiniteGuard()
+        self.prediction_loss = PredictionLoss(LossChoice.of(loss or {}), self.schema, self.statistics)
         self.arm_share: Tensor
         self.register_buffer("arm_share", torch.tensor(self.statistics.arm_share), persistent=False)
-        self.net: TARNet | None = None
+        self.net: Learner | None = None
 
     def configure_model(self) -> None:
         """Build the network, the same on every rank.
@@ -106,23 +116,42 @@ class BudgetModule(L.LightningModule):
         if self.net.sparse_arch is not None:
             step_in_backward(self.net.sparse_arch, self.hparams["embedding_lr"], self.hparams["embedding_optimizer"])
 
-    def forward(self, batch: RCTBatch) -> ResponsePrediction:
-        """``[N, K]`` value and cost."""
+    def forward(self, batch: RCTBatch, whole: bool = False) -> ResponsePrediction | LearnerOutput:
+        """``[N, K]`` value and cost; ``whole``: with what the learner's own losses need."""
         assert self.net is not None
-        return self.net(batch.dense, batch.sparse)
+        return self.net.outputs(batch.dense, batch.sparse) if whole else self.net(batch.dense, batch.sparse)
 
-    def prediction_losses(self, batch: RCTBatch, prediction: ResponsePrediction) -> Tensor:
-        """Of each row, ``[N]``; see :func:`~lightning_budget.losses.response.response_losses`."""
-        return response_losses(
-            batch,
-            prediction,
-            self.arm_share,
-            self.schema.value_kind,
-            self.schema.cost_kind,
-            self.statistics.value_scale,
-            self.statistics.cost_scale,
-            self.statistics.weight_mean,
-        )
+    def prediction_losses(
+        self, batch: RCTBatch, prediction: ResponsePrediction, value_losses: Tensor | None = None
+    ) -> Tensor:
+        """Of each row, ``[N]``, where the loss is one of predictions; in train mode rows are the training split's.
+
+        See :meth:`~lightning_budget.training.prediction_loss.PredictionLoss.of_prediction`.
+        """
+        return self.prediction_loss.of_prediction(batch, prediction, value_losses, self.arm_share, self.training)
+
+    def _losses(self, batch: RCTBatch, output: LearnerOutput) -> Tensor:
+        assert self.net is not None
+        if self.prediction_loss.choice.is_direct:
+            return self.prediction_loss.of_scores(batch, output, self.net, self.arm_share)
+        return self.prediction_losses(batch, output.prediction, self.net.value_losses(batch, output))
+
+    def _prepare_loss(self) -> None:
+        """Once checkpoints are loaded, which is not yet so when fitting starts."""
+        assert self.net is not None
+        self.prediction_loss.check(self.net, bool(self.objective_terms))
+        self.prediction_loss.prepare(trial_data(self.trainer), self.device)
+
+    def on_train_start(self) -> None:
+        """Fit or measure what the loss needs of the training split."""
+        self._prepare_loss()
+
+    def on_validation_start(self) -> None:
+        """As when training starts: a check of validation comes before."""
+        self._prepare_loss()
+
+    def on_test_start(self) -> None:
+        self._prepare_loss()
 
     def on_train_epoch_start(self) -> None:
         """Draw this epoch's random numbers from (seed, epoch, rank): a resumed run draws what it would have drawn."""
@@ -134,9 +163,15 @@ class BudgetModule(L.LightningModule):
             assert self.net is not None
             assert self.net.sparse_arch is not None
             start_rows_anew(self.net.sparse_arch, self._managed.observe(batch.sparse))
-        prediction = self(batch)
-        loss = prediction_loss = self.prediction_losses(batch, prediction).mean()
-        losses = {"prediction_loss": prediction_loss}
+        assert self.net is not None
+        # Through the module's own call, which the pipeline of ids hooks.
+        output: LearnerOutput = self(batch, whole=True)
+        prediction = output.prediction
+        loss = self._losses(batch, output).mean()
+        losses = {"prediction_loss": loss}
+        for name, extra in self.net.extra_losses(batch, output).items():
+            losses[name] = sample_weighted(extra, batch, self.statistics.weight_mean).mean()
+            loss = loss + losses[name]
         for name, term in self.objective_terms.items():
             contribution = term(batch, prediction)
             if contribution is not None:
@@ -163,11 +198,14 @@ class BudgetModule(L.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: RCTBatch, split: str) -> dict[str, Tensor]:
-        prediction = self(batch)
+        assert self.net is not None
+        output: LearnerOutput = self(batch, whole=True)
+        prediction = output.prediction
         real = batch.row >= 0
         # Stays on the device, and in floating point: Lightning averages integers over ranks rounded down.
         rows = real.sum(dtype=torch.float64)
-        loss = self.prediction_losses(batch, prediction).where(real, 0).sum() / rows.clamp(min=1)
+        losses = self._losses(batch, output)
+        loss = losses.where(real, 0).sum() / rows.clamp(min=1)
         # Logged by every rank, also one with filling alone, which the others would wait for.
         self.log(f"{split}/prediction_loss", loss, batch_size=rows, sync_dist=True)  # type: ignore[arg-type]
         return {"value": prediction.value, "cost": prediction.cost}
@@ -193,11 +231,14 @@ class BudgetModule(L.LightningModule):
         self._finite.flush()
         refuse_broken_weights(self, self.global_step)
         checkpoint["versions"] = versions()
+        if (first_step := self.prediction_loss.state_dict()) is not None:
+            checkpoint[FIRST_STEP] = first_step
         if self._managed is not None:
             checkpoint[MANAGED_IDS] = self._managed.pending()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting managed ids where the checkpoint left off."""
+        """Go on where the checkpoint left off: counting managed ids, and from its first step."""
+        self.prediction_loss.load_state_dict(checkpoint.get(FIRST_STEP))
         if self._managed is not None:
             self._managed.resume(checkpoint.get(MANAGED_IDS))
 
@@ -225,9 +266,4 @@ def _check(model: Mapping[str, Any], schedule: str, rates: Mapping[str, float]) 
         if not (math.isfinite(rate) and (rate > 0 or (name == "weight_decay" and rate == 0))):
             allowed = "0 or above" if name == "weight_decay" else "above 0"
             raise InputError(f"model.optimizer.{name}={rate:g}", allowed, "mend it")
-    for name in ("embedding_dim", "head_hidden", "dense_hidden", "trunk_hidden"):
-        size = model.get(name, 1)
-        if not size or min([size] if isinstance(size, int) else size) < 1:
-            raise InputError(f"model.{name}={size}", "widths of at least 1", "raise it")
-    if not 0 <= model.get("dropout", 0.0) < 1:
-        raise InputError(f"model.dropout={model['dropout']:g}", "at least 0, below 1", "0 leaves every unit in")
+    model_options(model)

@@ -16,8 +16,8 @@ from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema, SparseFeature
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY
-from lightning_budget.training.export import read_checkpoint
-from lightning_budget.training.module import BudgetModule
+from lightning_budget.training.export import PREFIX, read_checkpoint
+from lightning_budget.training.module import FIRST_STEP, BudgetModule
 from lightning_budget.training.optimizers import dense_parameters
 
 Kept = tuple[Tensor, Tensor]
@@ -50,6 +50,15 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
     hyper["statistics"] = _merge(DataStatistics.from_dict(hyper["statistics"]), statistics, arms).to_dict()
     fresh = BudgetModule(**{k: hyper[k] for k in signature(BudgetModule).parameters if k in hyper})
     fresh.configure_model()
+    assert fresh.net is not None
+    learner = fresh.net
+    if learner.joins_arms and old.treatments != schema.treatments:
+        raise InputError(
+            f"{source}: its heads build on the order of its arms {list(old.treatments)}, the new schema's are "
+            f"{list(schema.treatments)}",
+            "the same treatments under share_doses and monotone heads",
+            "train anew",
+        )
 
     rows = {new.name: _kept(_old_rows(was, new)) for was, new in zip(old.sparse, schema.sparse, strict=True)}
     k_old, k_new = len(old.treatments), len(schema.treatments)
@@ -57,7 +66,7 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
     def adapt(name: str, tensor: Tensor, start: Tensor) -> Tensor:
         if (table := _table(name)) is not None:
             return _take(tensor, start, rows[table], len(tensor), len(start))
-        if "_heads." in name or name.endswith((".value_mean", ".cost_mean")):
+        if learner.is_by_arm(name.removeprefix(PREFIX)):
             return _take(tensor, start, arms, k_old, k_new)
         return start if name.endswith(".known_cost") else tensor
 
@@ -72,6 +81,7 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
         _adapt_dense(state, fresh, adapt) for state in checkpoint.get("optimizer_states", [])
     ]
     checkpoint["hyper_parameters"] = hyper
+    checkpoint.pop(FIRST_STEP, None)  # fitted to other arms and tables: training fits it anew
     with atomic_path(output) as path:
         torch.save(checkpoint, path)
 

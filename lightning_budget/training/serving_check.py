@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_budget.allocation import policy_treatment
 from lightning_budget.batch import RCTBatch
 from lightning_budget.errors import InputError
-from lightning_budget.models.tarnet import TARNet
+from lightning_budget.models.learner import Learner
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.table import IdList, RCTTable
@@ -77,7 +77,7 @@ class Trial:
         self.expected = self._scores(score, self.probe)
 
     @classmethod
-    def of(cls, model: TARNet, users: RCTTable, multiplier: float | None) -> Trial:
+    def of(cls, model: Learner, users: RCTTable, multiplier: float | None) -> Trial:
         """With the training model itself, followed by the allocation's own policy."""
 
         def prepare(batch: RCTBatch, price: float) -> Callable[[], Scores]:

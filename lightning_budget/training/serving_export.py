@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_budget.allocation.policy_origin import PolicyOrigin
 from lightning_budget.atomic import atomic_path
 from lightning_budget.batch import RCTBatch
 from lightning_budget.errors import InputError
-from lightning_budget.models.tarnet import TARNet
+from lightning_budget.models.learner import Learner
+from lightning_budget.models.learners import model_config
 from lightning_budget.schema import DataSchema
-from lightning_budget.serving import Layout, ServingModel, load, load_program, save, save_program
+from lightning_budget.serving import ServingModel, load, load_program, save, save_program
 from lightning_budget.table import RCTTable
 from lightning_budget.training.serving_check import Comparison, Scorer, Trial
 
@@ -25,7 +26,7 @@ FORMATS = {"plain": ("model.pt",), "program": ("model.pt2",), "int8": ("model_in
 
 
 def to_serving(
-    model: TARNet,
+    model: Learner,
     schema: DataSchema,
     statistics: Mapping[str, Any],
     multiplier: float | None = None,
@@ -51,23 +52,11 @@ def to_serving(
     if model.sparse_arch is not None:
         bags: Any = model.sparse_arch.tables.embedding_bags
         weights = [bags[f.name].weight.detach() for f in schema.sparse]
-    dense_arch = None if model.dense_arch is None else _without_dropout(model.dense_arch)
-    trunk = _without_dropout(model.trunk)
-    heads = {"value_heads": model.value_heads, "cost_heads": model.cost_heads}
-    layout = Layout(
-        embedding_dim=weights[0].shape[1] if weights else 0,
-        dense_hidden=() if dense_arch is None else _widths(dense_arch),
-        trunk_hidden=_widths(trunk),
-        head_hidden=model.value_heads.out.shape[1],
-    )
-    state = {f"tables.{i}.weight": weight for i, weight in enumerate(weights)}
-    state |= {n: getattr(model, n) for n in ("dense_mean", "dense_std", "value_mean", "cost_mean", "known_cost")}
-    for name, part in {"dense_arch": dense_arch, "trunk": trunk, **heads}.items():
-        if part is not None:
-            state |= part.state_dict(prefix=f"{name}.")
     with torch.device("meta"):
-        serving = ServingModel(schema, statistics, layout, multiplier=multiplier, origin=origin)
-    serving.load_state_dict(state, assign=True)
+        serving = ServingModel(schema, statistics, model_config(model), multiplier=multiplier, origin=origin)
+    rest = {f"net.{n}": x for n, x in model.state_dict().items() if not n.startswith("sparse_arch.")}
+    tables = {f"net.sparse_arch.tables.{i}.weight": weight for i, weight in enumerate(weights)}
+    serving.load_state_dict(rest | tables, assign=True)
     return serving
 
 
@@ -82,7 +71,7 @@ def serving_inputs(batch: RCTBatch) -> tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def write_checked(
-    model: TARNet, serving: ServingModel, users: RCTTable, formats: list[str], output: Path
+    model: Learner, serving: ServingModel, users: RCTTable, formats: list[str], output: Path
 ) -> list[Comparison]:
     """Write the files of ``formats`` into a folder, all of them or, if one does not score as the model does, none.
 
@@ -125,14 +114,6 @@ def scorer(path: Path) -> Scorer:
         return lambda: model(*inputs, price)
 
     return prepare
-
-
-def _without_dropout(layers: nn.Sequential) -> nn.Sequential:
-    return nn.Sequential(*(m for m in layers if not isinstance(m, nn.Dropout)))
-
-
-def _widths(layers: nn.Sequential) -> tuple[int, ...]:
-    return tuple(m.out_features for m in layers if isinstance(m, nn.Linear))
 
 
 @contextmanager

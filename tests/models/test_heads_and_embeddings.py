@@ -9,7 +9,8 @@ from torch import nn
 
 from lightning_budget.models.backbones import mlp
 from lightning_budget.models.embeddings import SparseEncoder
-from lightning_budget.models.heads import LINKS, TreatmentHeads, cost_with_known, unknown_if_none
+from lightning_budget.models.heads import TreatmentHeads
+from lightning_budget.models.links import LINKS, cost_with_known, unknown_if_none
 
 
 @pytest.mark.parametrize("lists", [True, False], ids=["lists", "every list empty"])
@@ -49,7 +50,7 @@ def test_heads_equal_separate_networks(treatments: int) -> None:
     for j in range(treatments):
         rows = slice(4 * j, 4 * j + 4)
         h = torch.nn.functional.silu(x @ heads.hidden.weight[rows].T + heads.hidden.bias[rows])
-        torch.testing.assert_close(heads(x)[:, j], h @ heads.out[j] + heads.bias[j])
+        torch.testing.assert_close(heads(x)[:, j, 0], h @ heads.out[j] + heads.bias[j])
 
 
 def test_heads_of_other_arms_are_left_alone() -> None:

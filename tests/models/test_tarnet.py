@@ -169,12 +169,12 @@ def test_every_parameter_learns_and_only_seen_ids_do() -> None:
         assert set(gradient.abs().sum(1).nonzero().flatten().tolist()) == set(feature.values().tolist())
 
 
-def test_represent_then_respond_is_forward() -> None:
+def test_encoded_features_then_raw_outputs_are_the_prediction() -> None:
     model, batch = trained(random_schema()), random_batch(9)
     with torch.no_grad():
-        representation = model.represent(batch.dense, batch.sparse)
-        staged = model.respond(representation)
-    assert representation.shape == (9, SIZES["trunk_hidden"][-1])  # type: ignore[index]
+        features = model.encode(batch.dense, batch.sparse)
+        staged = model.respond(model.raw(features))
+    assert features.shape == (9, model.width)
     whole = predict(model, batch)
     assert torch.equal(staged.value, whole.value)
     assert torch.equal(staged.cost, whole.cost)

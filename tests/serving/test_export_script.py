@@ -194,7 +194,7 @@ Broken = Callable[[ServingModel], None]
 
 
 def another_cost(model: ServingModel) -> None:
-    model.cost_heads.bias[1] += 1e-3
+    model.net.cost_heads.bias[1] += 1e-3  # type: ignore[index, operator, union-attr]
 
 
 def another_row(model: ServingModel) -> None:
@@ -207,7 +207,7 @@ def another_policy(model: ServingModel) -> None:
 
 
 def no_number(model: ServingModel) -> None:
-    model.value_mean[0] = float("nan")
+    model.net.value_mean[0] = float("nan")
 
 
 @pytest.mark.parametrize("breakage", [another_cost, another_row, another_policy, no_number])

@@ -81,7 +81,7 @@ def test_the_model_in_eight_bits() -> None:
     assert (near.treatment == exact.treatment).double().mean() > 0.97
     assert serving.table_bytes == (50 + 20) * 4 * 4
     assert small.table_bytes == (50 + 20) * (4 + 2)
-    assert small.trunk[0].weight.data_ptr() == serving.trunk[0].weight.data_ptr()  # type: ignore[union-attr]
+    assert small.net.trunk[0].weight.data_ptr() == serving.net.trunk[0].weight.data_ptr()  # type: ignore[union-attr]
     assert serving.table_kind == "float32"
 
 

@@ -97,7 +97,7 @@ def test_with_torch_alone(tmp_path: Path) -> None:
 def test_the_origin_travels_with_a_model(tmp_path: Path, kind: str) -> None:
     plain = case(multiplier=0.7)[1]
     with torch.device("meta"):
-        model = ServingModel(plain.schema, plain.statistics, plain.layout, multiplier=0.7, origin=ORIGIN)
+        model = ServingModel(plain.schema, plain.statistics, plain.config, multiplier=0.7, origin=ORIGIN)
     model.load_state_dict(plain.state_dict(), assign=True)
     save(model if kind == "float32" else model.int8(), tmp_path / "model.pt")
     policy = load(tmp_path / "model.pt").policy

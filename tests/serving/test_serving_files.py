@@ -34,7 +34,7 @@ def test_a_file_gives_the_model_back(tmp_path: Path, kind: str) -> None:
     assert_equal(back(*inputs), model(*inputs))
     assert back.schema == model.schema
     assert back.statistics == model.statistics
-    assert (back.layout, back.table_kind, back.multiplier) == (model.layout, kind, 0.7)
+    assert (back.config, back.table_kind, back.multiplier) == (model.config, kind, 0.7)
     assert not any(p.requires_grad for p in back.parameters())
     assert not back.training
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
@@ -51,6 +51,22 @@ def test_the_file_is_plain(tmp_path: Path) -> None:
     assert content["format"] == "lightning_budget.serving"
     assert content["schema"]["treatments"] == ["arm_0", "arm_1", "arm_2"]
     assert all(type(x) is torch.Tensor for x in content["state"].values())
+
+
+def test_a_file_of_version_1(tmp_path: Path) -> None:
+    _, model = case(multiplier=0.7)
+    save(model, tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    about = content.pop("model")
+    # There dropout had gone, and with it its places among the layers.
+    names = {"net.trunk.3.weight": "trunk.2.weight", "net.trunk.3.bias": "trunk.2.bias"}
+    for name in content["state"]:
+        names.setdefault(name, name.removeprefix("net.").removeprefix("sparse_arch."))
+    content["state"] = {names[name]: tensor for name, tensor in content["state"].items()}
+    content["layout"] = {k: about[k] for k in ("embedding_dim", "dense_hidden", "trunk_hidden", "head_hidden")}
+    torch.save({**content, "version": 1}, tmp_path / "model.pt")
+    inputs = serving_inputs(batch(20))
+    assert_equal(load(tmp_path / "model.pt")(*inputs), model(*inputs))
 
 
 def test_without_torchrec(tmp_path: Path) -> None:
@@ -80,12 +96,12 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     refused("is no serving model")
     path.write_bytes(good)
     content = torch.load(path, weights_only=True)
-    torch.save({**content, "version": 2}, path)
-    refused("has version 2 and float32 tables")
+    torch.save({**content, "version": 3}, path)
+    refused("has version 3 and float32 tables")
     torch.save({**content, "tables": "int4"}, path)
     refused("int4 tables")
     state = dict(content["state"])
-    state["tables.0.weight"] = torch.zeros(3, 4)
+    state["net.sparse_arch.tables.0.weight"] = torch.zeros(3, 4)
     torch.save({**content, "state": state}, path)
     refused("does not fit its own description")
     path.unlink()

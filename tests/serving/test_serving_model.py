@@ -110,7 +110,7 @@ def test_no_weight_is_copied_and_none_learns() -> None:
     assert model.sparse_arch is not None
     table = model.sparse_arch.tables.embedding_bags["viewed"].weight
     assert serving.tables[1].weight.data_ptr() == table.data_ptr()  # type: ignore[union-attr]
-    assert serving.trunk[0].weight.data_ptr() == model.trunk[0].weight.data_ptr()  # type: ignore[union-attr]
+    assert serving.net.trunk[0].weight.data_ptr() == model.trunk[0].weight.data_ptr()  # type: ignore[union-attr]
     assert not any(p.requires_grad for p in serving.parameters())
     assert all(p.requires_grad for p in model.parameters())
     assert not serving(*serving_inputs(batch(2))).value.requires_grad

@@ -32,7 +32,7 @@ def random_jobs(world_size: int) -> list[dict[str, Any]]:
     """Any number of batches of any sizes on every rank; ranks without any, and empty batches, among them."""
     draw = random.Random(world_size)
     jobs = []
-    for i in range(48):
+    for i in range(48 if world_size == 2 else 24):
         sizes = [[draw.choice([1, 2, 3, 8, 8, 8]) for _ in range(draw.randint(0, 5))] for _ in range(world_size)]
         if i % 3 == 0:
             sizes[draw.randrange(world_size)] = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 import torch
-from training_runs import ROOT, SMALL, call, environment
+from training_runs import FEW, ROOT, call, environment
 
 from lightning_budget.cli import folder as folder_module
 from scripts import allocate, evaluate, train
@@ -84,7 +84,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 )
 def test_train(refused: Refused, tmp_path: Path, override: str, message: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    assert message in refused(train.main, *SMALL, "run_dir=run", override)
+    assert message in refused(train.main, *FEW, "run_dir=run", override)
 
 
 def trial(tmp_path: Path, **changes: object) -> str:
@@ -243,7 +243,7 @@ def test_evaluate_the_same_checkpoint_twice(checkpoint: Path, refused: Refused) 
 
 def test_a_process_of_its_own_says_no_more(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *SMALL, "objective.weight=-1", "run_dir=run"],
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *FEW, "objective.weight=-1", "run_dir=run"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

@@ -16,7 +16,8 @@ def test_trains_on_the_published_file(tmp_path: Path) -> None:
     if not path.exists():
         pytest.skip(f"needs {path} (set LIGHTNING_BUDGET_DATA to the folder that holds hillstrom/)")
     folder = tmp_path / "run"
-    settings = ("trainer.max_epochs=2", "objective.warm_start_epochs=1", "logger=csv", "resamples=20")
+    few = ("trainer.max_epochs=2", "objective.warm_start_epochs=1", "data.batch_size=4096", "resamples=20")
+    settings = (*few, "logger=csv")
     output = run("train.py", "data=hillstrom", f"data.path={path}", *settings, f"run_dir={folder}", cwd=tmp_path)
     found = report(folder)
     assert "end_to_end epoch 2/2" in output

@@ -16,6 +16,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
 
 import lightning_budget.training.strategy  # registers `torchrec`  # noqa: F401
 from datamodules import CampaignDataModule, RCTDataModule
@@ -43,6 +45,9 @@ SMALL = [
     "logger.csv.flush_logs_every_n_steps=16",
     "resamples=20",
 ]
+FEW = [override for override in SMALL if override.startswith(("experiment=", "data.", "logger="))]
+"""For what is refused: a mistake among few overrides is found sooner."""
+
 EPOCHS, STEPS = 4, 16
 PHASES = ("two_stage", "end_to_end")
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
@@ -90,6 +95,8 @@ def kill_at(line: str, *overrides: str, cwd: Path) -> None:
 def call(main: Callable[[], None], *overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Call a script's ``main`` in this process, as its command line would."""
     monkeypatch.setattr(sys, "argv", ["script", *overrides])
+    # Hydra composes all of the config once more only to ask it whether this is a sweep.
+    monkeypatch.setattr(Hydra, "get_mode", lambda *args, **kwargs: RunMode.RUN)
     main()
 
 

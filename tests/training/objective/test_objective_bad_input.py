@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import SMALL, call
+from training_runs import FEW, SMALL, call
 
 from lightning_budget.batch import ResponsePrediction
 from lightning_budget.cli import folder as folder_module
@@ -30,10 +30,10 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_claims", [])
 
 
-def error_of(overrides: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+def error_of(*overrides: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
     capfd.readouterr()
     with pytest.raises(SystemExit) as caught:
-        call(train.main, *SMALL, "run_dir=run", *overrides, monkeypatch=monkeypatch)
+        call(train.main, "run_dir=run", *overrides, monkeypatch=monkeypatch)
     said = capfd.readouterr().err
     assert caught.value.code == 2, said
     assert "Traceback" not in said
@@ -60,7 +60,7 @@ def error_of(overrides: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytes
 def test_refused_before_anything_is_written(
     overrides: str, message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = error_of(overrides.split(), monkeypatch, capfd)
+    said = error_of(*FEW, *overrides.split(), monkeypatch=monkeypatch, capfd=capfd)
     assert said.count("\n") == 1
     assert message in said
     assert not Path("run").exists()
@@ -133,7 +133,7 @@ def test_training_that_diverges_ends_with_one_line_and_good_checkpoints(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     short = ["baseline=false", "data.train_rows=1024", "callbacks.progress=null", "objective.warm_start_epochs=0"]
-    said = error_of([*short, "model.optimizer.lr=1e30"], monkeypatch, capfd)
+    said = error_of(*SMALL, *short, "model.optimizer.lr=1e30", monkeypatch=monkeypatch, capfd=capfd)
     assert " at step 1" in said
     assert "training stops and the last checkpoint stays as it is" in said
     assert not list(Path("run").rglob("*.ckpt"))

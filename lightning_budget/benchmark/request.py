@@ -1,0 +1,85 @@
+"""From the composed config of the command line to a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lightning_budget.benchmark.search import check
+from lightning_budget.benchmark.suite import DataSet, Suite
+from lightning_budget.errors import InputError
+
+FIRST = ("two_stage", "default")
+"""Methods that head the table, where they are asked for."""
+
+
+def suite_of(config: Mapping[str, Any], methods: Sequence[str]) -> Suite:
+    """What to run.
+
+    Args:
+        config: of ``configs/benchmark.yaml``, in plain containers.
+        methods: all that there are.
+
+    Raises:
+        InputError: for a name that there is not, or numbers out of range.
+    """
+    presets, catalogue = config["presets"], config["catalogue"]
+    preset = presets[_known(config["preset"], presets, "preset")]
+    quick = config["preset"] == "quick"
+    wanted = config["methods"] or preset.get("methods") or _ordered(methods)
+    named = config["datasets"] or preset.get("datasets") or list(catalogue)
+    seeds = preset["seeds"] if config["seeds"] is None else config["seeds"]
+    trials = preset["trials"] if config["trials"] is None else config["trials"]
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds={seeds}", "at least one, each once and at least 0", "seeds=[0,1,2,3,4]")
+    for key, number, least in (("trials", trials, 1), ("resamples", config["resamples"], 1)):
+        if number < least:
+            raise InputError(f"{key}={number}", f"at least {least}", f"{key}={least}")
+    for key, names, known in (("methods", wanted, methods), ("datasets", named, list(catalogue))):
+        for name in names:
+            _known(name, known, key)
+        if len(set(names)) < len(names):
+            raise InputError(f"{key}={names}", "each once", "remove the repeated one")
+    check(config["search"] or {})
+    return Suite(
+        folder=Path(config["folder"]).expanduser().absolute(),
+        data_root=Path(config["data_root"]).expanduser().absolute(),
+        datasets={name: data_set(name, catalogue[name], quick) for name in named},
+        methods=tuple(wanted),
+        seeds=tuple(seeds),
+        trials=trials,
+        overrides=(*preset.get("overrides", ()), *config["overrides"]),
+        search=config["search"] or {},
+        resamples=config["resamples"],
+    )
+
+
+def data_set(name: str, entry: Mapping[str, Any], quick: bool) -> DataSet:
+    """One entry of the catalogue; ``quick`` makes it tiny."""
+    keys = {"about", "overrides", "quick", "quick_rows", "file", "prepare", "generate"}
+    if extra := sorted(set(entry) - keys):
+        raise InputError(f"catalogue.{name}.{extra[0]}", ", ".join(sorted(keys)), "leave it out")
+    generate = entry.get("generate")
+    if quick and generate is not None:
+        generate = {**generate, "rows": entry["quick_rows"]}
+    return DataSet(
+        name,
+        (*entry["overrides"], *(entry.get("quick", ()) if quick else ())),
+        entry.get("about", ""),
+        entry.get("file"),
+        entry.get("prepare"),
+        generate,
+    )
+
+
+def _ordered(methods: Sequence[str]) -> list[str]:
+    return [*(m for m in FIRST if m in methods), *(m for m in methods if m not in FIRST)]
+
+
+def _known(name: str, known: Sequence[str] | Mapping[str, Any], key: str) -> str:
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        raise InputError(f"{key}={name}", ", ".join(known), f"{key}={close[0]}" if close else "name one of them")
+    return name

@@ -1,0 +1,197 @@
+"""What all learners are: encoded features in, value and cost of every treatment out, and losses of their own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lightning_budget.errors import InputError
+from lightning_budget.models.backbones import Affine, dcn_v2, mlp
+from lightning_budget.models.heads import DoseHeads, TreatmentHeads
+from lightning_budget.models.links import cost_with_known, unknown_if_none
+from lightning_budget.models.options import Options
+from lightning_budget.models.responses import RESPONSES, Response
+from lightning_budget.prediction import ResponsePrediction
+from lightning_budget.schema import DataSchema
+
+
+class Encoder(Protocol):
+    """Embeddings of the id features, ``[N, width]``."""
+
+    width: int
+
+    def __call__(self, sparse: Any) -> Tensor: ...
+
+
+class Observed(Protocol):
+    """What losses read of a batch of n rows: arm given, outcomes and its probability, ``[n]`` each."""
+
+    @property
+    def treatment(self) -> Tensor: ...
+    @property
+    def value(self) -> Tensor: ...
+    @property
+    def cost(self) -> Tensor: ...
+    @property
+    def propensity(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LearnerOutput:
+    """What a learner gives in training.
+
+    Attributes:
+        prediction: value and cost of every treatment.
+        extra: tensors of N rows that only the losses need: ``value`` and ``cost`` are the raw outputs ``[N, K, C]``.
+    """
+
+    prediction: ResponsePrediction
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Learner(nn.Module, ABC):
+    """Value and cost of every treatment from dense and id features.
+
+    ``features = dense arch(standardised dense) ‖ pooled embeddings``; a learner makes raw outputs of them, and
+    ``v̂_ij = value response(raw)_ij``, ``ĉ_ij = cost response(raw)_ij``, or the known cost where an arm has one.
+
+    Args:
+        schema: names, arms and id features of the data.
+        statistics: training-split moments, as ``DataStatistics.to_dict()`` gives them; they become buffers, so a
+            checkpoint carries them.
+        sparse_arch: encoder of the id features, ``None`` where there are none. Training gives TorchRec's tables,
+            serving its own: a learner is plain torch.
+        options: sizes and choices, of the class's own :attr:`kind`.
+
+    Raises:
+        InputError: for heads that do not fit the outcomes or the arms.
+    """
+
+    kind: ClassVar[type[Options]] = Options
+    shares_doses: ClassVar[bool] = True
+    """Whether ``share_doses`` has a meaning."""
+    ordered_heads: ClassVar[bool] = True
+    """Whether heads may build each arm on the one before."""
+
+    dense_mean: Tensor
+    dense_std: Tensor
+    value_mean: Tensor
+    cost_mean: Tensor
+    known_cost: Tensor
+
+    def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
+        super().__init__()
+        self.schema, self.options = schema, options
+        self.num_treatments = schema.num_treatments
+        for name in ("dense_mean", "dense_std", "value_mean", "cost_mean"):
+            self.register_buffer(name, torch.as_tensor(statistics[name], dtype=torch.float32))
+        self.register_buffer("known_cost", unknown_if_none(schema.known_cost))
+        self.value_scale, self.cost_scale = statistics["value_scale"], statistics["cost_scale"]
+        self.value_response = _response("value", options.value_head, schema, statistics)
+        self.cost_response = _response("cost", options.cost_head, schema, statistics)
+        if not self.ordered_heads and (self.value_response.ordered or self.cost_response.ordered):
+            raise InputError(
+                f"model.value_head={options.value_head}, model.cost_head={options.cost_head} with a "
+                f"{type(self).__name__}, whose pseudo effects are of one arm alone",
+                "heads that do not build on the arm before",
+                "use the plain heads, or another learner",
+            )
+        if options.share_doses and not self.shares_doses:
+            raise InputError(
+                f"model.share_doses={options.share_doses} with a {type(self).__name__}",
+                "0 for learners without a head for each arm over one representation",
+                "leave it out, or use tarnet, dragonnet or descn",
+            )
+        self.sparse_arch = sparse_arch
+        self.dense_arch = mlp(len(schema.dense), options.dense_hidden) if schema.dense else None
+        self.width = (options.dense_hidden[-1] if schema.dense else 0) + (sparse_arch.width if sparse_arch else 0)
+
+    def backbone(self, in_features: int, linear: Affine = nn.Linear) -> nn.Sequential:
+        """The trunk that the options choose, ``[N, in_features] → [N, trunk_hidden[-1]]``."""
+        o = self.options
+        if o.backbone == "mlp":
+            return mlp(in_features, o.trunk_hidden, o.dropout, linear)
+        return dcn_v2(in_features, o.trunk_hidden, o.dropout, o.cross_layers, o.cross_rank, linear)
+
+    def heads(self, channels: int) -> TreatmentHeads | DoseHeads:
+        """Heads over one representation, ``[N, trunk_hidden[-1]] → [N, K, channels]``."""
+        o = self.options
+        sizes = (o.trunk_hidden[-1], self.num_treatments, o.head_hidden, channels)
+        return DoseHeads(*sizes, o.share_doses) if o.share_doses else TreatmentHeads(*sizes)
+
+    def encode(self, dense: Tensor, sparse: Any) -> Tensor:
+        """Features ``[N, width]`` of ``dense [N, D]`` as measured and the id features."""
+        parts = []
+        if self.dense_arch is not None:
+            parts.append(self.dense_arch(((dense - self.dense_mean) / self.dense_std).clamp(-8, 8)))
+        if self.sparse_arch is not None:
+            parts.append(self.sparse_arch(sparse))
+        return torch.cat(parts, dim=1)
+
+    @abstractmethod
+    def raw(self, features: Tensor) -> dict[str, Tensor]:
+        """Raw outputs ``value`` and ``cost``, ``[N, K, C]`` each, and what else :meth:`extra_losses` need."""
+
+    def outputs(self, dense: Tensor, sparse: Any) -> LearnerOutput:
+        """Value and cost ``[N, K]`` of every treatment, and what the losses need."""
+        raw = self.raw(self.encode(dense, sparse))
+        return LearnerOutput(self.respond(raw), raw)
+
+    def respond(self, raw: Mapping[str, Tensor]) -> ResponsePrediction:
+        """Value and cost ``[N, K]`` of every treatment from raw outputs."""
+        value = self.value_response(raw["value"], self.value_mean)
+        cost = self.cost_response(raw["cost"], self.cost_mean)
+        return ResponsePrediction(value, cost_with_known(cost, self.known_cost))
+
+    def forward(self, dense: Tensor, sparse: Any) -> ResponsePrediction:
+        """Value and cost ``[N, K]`` of every treatment."""
+        return self.outputs(dense, sparse).prediction
+
+    def extra_losses(self, batch: Observed, output: LearnerOutput) -> dict[str, Tensor]:
+        """Losses of each row beside that of the given arm's outcomes, ``[n]`` each, by name."""
+        return {}
+
+    def value_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
+        """Loss ``[n]`` of the given arm's value, where the value's head has its own; ``None``: the factual one."""
+        raw = output.extra["value"]
+        given = batch.treatment.view(-1, 1, 1).expand(-1, 1, raw.shape[2])
+        return self.value_response.losses(
+            raw.gather(1, given).squeeze(1), self.value_mean[batch.treatment], batch.value
+        )
+
+    def is_by_arm(self, name: str) -> bool:
+        """Whether the leading axis of the state's entry ``name`` holds the K arms, each its own block."""
+        own = name.endswith("_heads.bias") if self.options.share_doses else "_heads." in name
+        return own or name in ("value_mean", "cost_mean")
+
+    @property
+    def joins_arms(self) -> bool:
+        """Whether what is learned of an arm depends on which arms lie beside it."""
+        return bool(self.options.share_doses) or self.value_response.ordered or self.cost_response.ordered
+
+
+def _response(outcome: str, name: str, schema: DataSchema, statistics: Mapping[str, Any]) -> Response:
+    kind = schema.value_kind if outcome == "value" else schema.cost_kind
+    response = RESPONSES[name](outcome, kind, statistics[f"{outcome}_scale"])
+    if response.ordered:
+        known = zip(schema.known_cost, statistics["cost_mean"], strict=True)
+        costs = [mean if cost is None else cost for cost, mean in known]
+        arms = ", ".join(f"{arm} {cost:g}" for arm, cost in zip(schema.treatments, costs, strict=True))
+        if any(b <= a for a, b in pairwise(costs)):
+            raise InputError(
+                f"model.{outcome}_head={name} on arms whose cost does not rise from each to the next: {arms}",
+                "arms in the order of their dose",
+                "order them by dose where they have one, or use the plain head",
+            )
+    return response
+
+
+def arguments(kind: type[Options]) -> tuple[str, ...]:
+    """Names of what a learner's options take."""
+    return tuple(f.name for f in fields(kind))

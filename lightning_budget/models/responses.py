@@ -1,0 +1,173 @@
+"""From raw outputs of the heads to one outcome of every arm, and the likelihood where that is not enough."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_budget.errors import InputError
+from lightning_budget.models.links import LINKS
+from lightning_budget.schema import Outcome
+
+LARGEST_LOG = 20.0
+"""Bound of the exponent of a log-normal mean in units of the scale, well below where float32 ends."""
+
+LEAST_SIGMA = 0.05
+
+
+class Response:
+    """One raw output per arm through the link: ``link(raw_j)``, started at the arm's mean.
+
+    Args:
+        outcome: ``value`` or ``cost``; kind: of that outcome; scale: its units of one unit of raw output.
+
+    Attributes:
+        channels: C raw outputs of each arm; for_cost: fits costs, too; ordered: takes it that the dose rises from each
+            arm to the next.
+    """
+
+    channels = 1
+    for_cost = True
+    ordered = False
+
+    def __init__(self, outcome: str, kind: Outcome, scale: float) -> None:
+        unbounded = "identity" if outcome == "value" else "positive"
+        self.link = LINKS["probability" if kind == "binary" else unbounded]
+        self.kind: Outcome = kind
+        self.scale = scale
+
+    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
+        """``[N, K]`` from ``raw [N, K, C]`` and the arms' means ``[K]`` at which a raw output of 0 starts."""
+        return self.link(raw[..., 0], mean, self.scale)
+
+    def losses(self, raw: Tensor, mean: Tensor, observed: Tensor) -> Tensor | None:
+        """Loss of each row ``[n]`` from ``raw [n, C]`` and ``mean [n]`` of the arm given; ``None``: the factual one."""
+        return None
+
+
+class Monotone(Response):
+    """Control plus increments that are never negative: the outcome rises with the dose.
+
+    ``v_0 = link(raw_0)``, ``v_j = v_{j−1} + scale · softplus(raw_j + start_j)``; of a probability the increments are
+    added to its logit. ``start_j`` gives the difference of the arms' means, where that is positive.
+
+    Source: after the monotone uplift of E3IR, Sun et al. 2024, arXiv:2408.11623.
+    """
+
+    ordered = True
+
+    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
+        raw = raw[..., 0]
+        binary = self.kind == "binary"
+        level = torch.logit(mean.clamp(1e-4, 1 - 1e-4)) if binary else mean / self.scale
+        start = level.diff().clamp_min(1e-4)
+        steps = F.softplus(raw[:, 1:] + start + torch.log(-torch.expm1(-start)))
+        if binary:
+            return torch.sigmoid(torch.cat([raw[:, :1] + level[:1], steps], 1).cumsum(1))
+        control = self.link(raw[:, :1], mean[:1], self.scale)
+        return torch.cat([control, control + self.scale * steps.cumsum(1)], 1)
+
+
+class Funnel(Response):
+    """Probability of a conversion times its value: ``v_j = σ(raw_0j) · c_j``, a conversion being a value above 0.
+
+    Loss: cross-entropy of the conversion, and squared error of ``c_j`` in units of the scale on rows that converted.
+
+    Raises:
+        InputError: for a binary value, which is its own conversion.
+
+    Source: FunnelCausalNet, arXiv:2608.11675.
+    """
+
+    channels = 2
+    for_cost = False
+
+    def __init__(self, outcome: str, kind: Outcome, scale: float) -> None:
+        super().__init__(outcome, kind, scale)
+        if kind == "binary":
+            raise InputError(
+                f"model.value_head={type(self).__name__.lower()} on a binary value",
+                "values of many sizes, most of them 0",
+                "use value_head=plain, which is a probability",
+            )
+
+    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
+        p, conditional = self.parts(raw, mean)
+        return torch.sigmoid(p) * conditional
+
+    def parts(self, raw: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Logit of a conversion, and the value of one."""
+        p = start_probability(mean, self.scale)
+        return raw[..., 0] + torch.logit(p), LINKS["positive"](raw[..., 1], mean.clamp_min(0) / p, self.scale)
+
+    def losses(self, raw: Tensor, mean: Tensor, observed: Tensor) -> Tensor:
+        logit, conditional = self.parts(raw, mean)
+        bought, amount = conversion(observed)
+        size = ((conditional - amount) / self.scale).square()
+        return F.binary_cross_entropy_with_logits(logit, bought, reduction="none") + bought * size
+
+
+class ZILN(Funnel):
+    """Zero-inflated log-normal: ``v = scale · p · exp(μ + σ²/2)`` with its likelihood as the loss.
+
+    ``−log L = CE(1[y > 0], p) + 1[y > 0] · (log(σ √(2π)) + (log(y / scale) − μ)² / (2σ²) + log(y / scale))``. The
+    exponent of the mean is bounded by :data:`LARGEST_LOG`.
+
+    Raises:
+        InputError: for a binary value.
+
+    Source: Wang, Liu, Miao 2019, arXiv:1912.07753.
+    """
+
+    channels = 3
+
+    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
+        logit, mu, sigma = self.moments(raw, mean)
+        return self.scale * torch.sigmoid(logit) * (mu + sigma.square() / 2).clamp_max(LARGEST_LOG).exp()
+
+    def moments(self, raw: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logit of p, and μ and σ of ``log(y / scale)`` where y > 0."""
+        p = start_probability(mean, self.scale)
+        variance = math.log(2)
+        mu = torch.log((mean / (self.scale * p)).clamp_min(1e-4)) - variance / 2
+        sigma = LEAST_SIGMA + F.softplus(raw[..., 2] + math.log(math.expm1(math.sqrt(variance) - LEAST_SIGMA)))
+        return raw[..., 0] + torch.logit(p), raw[..., 1] + mu, sigma
+
+    def losses(self, raw: Tensor, mean: Tensor, observed: Tensor) -> Tensor:
+        logit, mu, sigma = self.moments(raw, mean)
+        bought, amount = conversion(observed)
+        log = torch.where(bought > 0, amount / self.scale, 1.0).log()
+        normal = sigma.log() + math.log(2 * math.pi) / 2 + ((log - mu) / sigma).square() / 2
+        return F.binary_cross_entropy_with_logits(logit, bought, reduction="none") + bought * (normal + log)
+
+
+RESPONSES: dict[str, type[Response]] = {"plain": Response, "monotone": Monotone, "funnel": Funnel, "ziln": ZILN}
+"""Every way from raw outputs to an outcome by the name that configs and checkpoints use."""
+
+
+def start_probability(mean: Tensor, scale: float) -> Tensor:
+    """A conversion rate to start from, by the arm's mean m and the root mean square s: ``2 m² / s²``, within bounds.
+
+    Exact where values of conversions have the coefficient of variation 1 and all arms have one mean square.
+    """
+    return (2 * (mean / scale).square()).clamp(1e-3, 0.9)
+
+
+def conversion(observed: Tensor) -> tuple[Tensor, Tensor]:
+    """1 where the value is above 0, and the value.
+
+    Raises:
+        InputError: for a negative value on a CPU; on an accelerator, where asking would wait for the device, the loss
+            of that row becomes NaN, which training refuses.
+    """
+    negative = observed < 0
+    if not observed.is_cuda and bool(negative.any()):
+        raise InputError(
+            f"value {float(observed.min()):g} under model.value_head=funnel or ziln",
+            "values of at least 0",
+            "use value_head=plain",
+        )
+    return (observed > 0).to(observed.dtype).masked_fill(negative, math.nan), observed

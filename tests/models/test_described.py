@@ -1,0 +1,82 @@
+"""Users that are described: what their embeddings learn from, and what they do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from learner_cases import SIZES, trial
+from random_trials import random_schema, random_statistics
+
+from lightning_budget.errors import InputError
+from lightning_budget.models.described import DescribedTARNet, DescribedTARNetOptions
+from lightning_budget.models.embeddings import SparseEncoder
+from lightning_budget.models.tarnet import TARNet
+
+
+def described(schema: dict[str, object] | None = None, **options: object) -> DescribedTARNet:
+    torch.manual_seed(0)
+    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in SIZES.items()}
+    chosen = DescribedTARNetOptions(**{**kept, **options})  # type: ignore[arg-type]
+    data = random_schema(3, **(schema or {}))
+    encoder = SparseEncoder(data.sparse, chosen.embedding_dim) if data.sparse else None
+    return DescribedTARNet(data, random_statistics(3).to_dict(), encoder, chosen)
+
+
+def tables(model: DescribedTARNet) -> dict[str, torch.nn.Parameter]:
+    return {name.split(".")[-2]: p for name, p in model.named_parameters() if "sparse_arch" in name}
+
+
+def test_outcomes_do_not_reach_a_described_embedding_and_its_features_do() -> None:
+    model, batch = described(), trial(12)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    output = model.outputs(batch.dense, batch.sparse)
+    rows = tables(model)
+    of_outcomes = output.prediction.value.square().sum() + output.prediction.cost.square().sum()
+    user, viewed = torch.autograd.grad(of_outcomes, list(rows.values()), retain_graph=True, allow_unused=True)
+    assert user is None or not user.any()
+    assert viewed is not None
+    assert viewed.any()
+    loss = model.extra_losses(batch, output)["description_loss"]
+    user, viewed = torch.autograd.grad(loss.mean(), list(rows.values()), allow_unused=True)
+    assert user is not None
+    assert user.any()
+    assert viewed is None or not viewed.any()
+
+
+def test_the_loss_is_of_standardised_features() -> None:
+    model, batch = described(description_weight=0.5), trial(12)
+    assert batch.sparse is not None
+    user = tables(model)["user_id"][batch.sparse["user_id"].values()]
+    x = ((batch.dense - 5) / 2).clamp(-8, 8)
+    expected = 0.5 * (user @ model.describe.weight.T + model.describe.bias - x).square().mean(dim=1)
+    loss = model.extra_losses(batch, model.outputs(batch.dense, batch.sparse))["description_loss"]
+    torch.testing.assert_close(loss, expected)
+
+
+def test_predictions_are_those_of_a_tarnet_of_the_same_weights() -> None:
+    model, batch = described().eval(), trial(12)
+    options = SIZES | {k: tuple(v) for k, v in SIZES.items() if isinstance(v, list)}
+    plain = TARNet(
+        model.schema, random_statistics(3).to_dict(), SparseEncoder(model.schema.sparse, 3), TARNet.kind(**options)
+    )
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("describe.")})
+    own, theirs = model(batch.dense, batch.sparse), plain.eval()(batch.dense, batch.sparse)
+    torch.testing.assert_close((own.value, own.cost), (theirs.value, theirs.cost))
+    assert model.extra_losses(batch, model.outputs(batch.dense, batch.sparse)) == {}
+
+
+@pytest.mark.parametrize(
+    ("schema", "options", "found"),
+    [
+        ({}, {"described": ("member",)}, "member"),
+        ({"dense": ()}, {}, "without dense features"),
+        ({"sparse": ()}, {}, "user_id"),
+        ({}, {"described": ()}, "described=\\[\\]"),
+        ({}, {"description_weight": -1.0}, "description_weight"),
+    ],
+)
+def test_what_cannot_be_described_is_refused(schema: dict[str, object], options: dict[str, object], found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        described(schema, **options)

@@ -22,7 +22,7 @@ def hash_ids(ids: NDArray[np.integer], seed: int, purpose: str) -> NDArray[np.ui
 
     Source: Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195.
     """
-    x = ids.astype(np.uint64) * np.uint64(GOLDEN) + _key(seed, purpose)
+    x = ids.astype(np.uint64) * np.uint64(GOLDEN) + key_of(seed, purpose)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(FIRST)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(SECOND)
     return x ^ (x >> np.uint64(31))
@@ -32,10 +32,11 @@ def unhash_ids(hashes: NDArray[np.uint64], seed: int, purpose: str) -> NDArray[n
     """Inverse of :func:`hash_ids`, which is a bijection of 64 bits; negative ids come back modulo 2⁶⁴."""
     x = _unshifted(hashes, 31) * np.uint64(pow(SECOND, -1, 2**64))
     x = _unshifted(x, 27) * np.uint64(pow(FIRST, -1, 2**64))
-    return (_unshifted(x, 30) - _key(seed, purpose)) * np.uint64(pow(GOLDEN, -1, 2**64))
+    return (_unshifted(x, 30) - key_of(seed, purpose)) * np.uint64(pow(GOLDEN, -1, 2**64))
 
 
-def _key(seed: int, purpose: str) -> np.uint64:
+def key_of(seed: int, purpose: str) -> np.uint64:
+    """What tells one stream of hashes from another."""
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
 

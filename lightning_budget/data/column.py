@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lightning_budget.data.chunks import as_one
 from lightning_budget.data.damage import BROKEN, reason
 from lightning_budget.data.where import FROM_0, Where
 from lightning_budget.errors import InputError
@@ -79,7 +80,7 @@ class Column:
 
     @converted
     def numbers(self, finite: bool = True) -> NDArray[np.float32]:
-        """``[N]`` numbers; null is NaN.
+        """``[N]`` numbers; null is NaN. They may be the column's own memory, and then cannot be written to.
 
         Raises:
             InputError: for another type and, where they must be finite, for null, NaN and infinite entries.
@@ -95,7 +96,7 @@ class Column:
         data = self.data.cast(pa.int8()) if types.is_boolean(kind) else self.data
         with np.errstate(over="ignore"):
             if types.is_float32(kind) and not data.null_count:
-                x = np.array(data.to_numpy(zero_copy_only=False))
+                x = as_one(data).to_numpy(zero_copy_only=False)
             else:
                 x = data.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32)
         if finite and (bad := ~np.isfinite(x)).any():
@@ -122,9 +123,7 @@ class Column:
             raise self.error(f"has type {kind}", "one label a row", "list it under lists")
         # Text of a large file does not fit the 32-bit offsets of pa.string().
         data = self.data.cast(pa.large_string()) if pa.types.is_string(kind) else self.data
-        encoded = (
-            data.combine_chunks().dictionary_encode() if isinstance(data, pa.ChunkedArray) else data.dictionary_encode()
-        )
+        encoded = as_one(data).dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         names = self._names(encoded.dictionary)
         absent = np.array([n == "" for n in names] + [True])
@@ -132,8 +131,7 @@ class Column:
 
     def _factored(self) -> Labels | None:
         """Labels of a dictionary of different texts as they lie there; ``None`` of another dictionary."""
-        data = self.data.unify_dictionaries() if isinstance(self.data, pa.ChunkedArray) else self.data
-        data = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
+        data = as_one(self.data.unify_dictionaries() if isinstance(self.data, pa.ChunkedArray) else self.data)
         texts = data.dictionary
         if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)) or texts.null_count:
             return None
@@ -173,6 +171,10 @@ class Column:
             raise self.error(
                 f"has type {kind}", "a Parquet list of labels a row", "write it as list, or list it under categorical"
             )
+        data = as_one(self.data)
+        if not data.null_count and not pa.types.is_fixed_size_list(kind):
+            offsets = data.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+            return Column(self.file, self.name, data.flatten(), None), offsets - offsets[0]
         lengths = pc.fill_null(pc.call_function("list_value_length", [self.data]), 0).to_numpy(zero_copy_only=False)
         entries = Column(self.file, self.name, pc.call_function("list_flatten", [self.data]), None)
         return entries, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -186,7 +188,7 @@ class Column:
         """
         kind = self.data.type
         if pa.types.is_integer(kind) and not self.data.null_count:
-            return self.data.to_numpy(zero_copy_only=False).astype(np.int64)
+            return as_one(self.data).to_numpy(zero_copy_only=False).astype(np.int64)
         labels = self.labels()
         if (bad := labels.codes < 0).any():
             raise self.error(

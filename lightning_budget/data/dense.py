@@ -22,20 +22,29 @@ def dense_of(file: File, schema: DataSchema) -> Tensor:
     Raises:
         InputError: for entries that are no finite numbers, but the nulls that are filled in.
     """
-    fills = {fill.column: fill for fill in schema.nulls}
-    flags = {fill.flag_name: fill.column for fill in schema.nulls if fill.flag}
     n = len(next(iter(file.values())).data)
     dense = torch.empty(n, len(schema.dense))
-    for i, name in enumerate(schema.dense):
+    for i, values in enumerate(dense_columns(file, schema)):
+        dense.numpy()[:, i] = values
+    return dense
+
+
+def dense_columns(file: File, schema: DataSchema) -> Iterator[NDArray[np.float32]]:
+    """The columns of :func:`dense_of`, which may be the file's own memory.
+
+    Raises:
+        InputError: as it.
+    """
+    fills = {fill.column: fill for fill in schema.nulls}
+    flags = {fill.flag_name: fill.column for fill in schema.nulls if fill.flag}
+    for name in schema.dense:
         if name in flags:
-            values = np.isnan(file[flags[name]].numbers(finite=False)).astype(np.float32)
+            yield np.isnan(file[flags[name]].numbers(finite=False)).astype(np.float32)
         elif name in fills:
             values = numbers_or_null(file[name])
-            values[np.isnan(values)] = fills[name].value
+            yield np.where(np.isnan(values), np.float32(fills[name].value), values)
         else:
-            values = file[name].numbers()
-        dense[:, i] = torch.from_numpy(values)
-    return dense
+            yield file[name].numbers()
 
 
 def numbers_or_null(column: Column) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
+from lightning_budget.data.chunks import as_one
 from lightning_budget.data.column import Column
 from lightning_budget.hashing import hash_ids, unhash_ids
 from lightning_budget.schema import UNKNOWN, SparseFeature
@@ -70,10 +71,10 @@ def identities(column: Column) -> Identities:
             return Identities(np.where(present, x, 0).astype(np.int64).view(np.uint64), present)
     if _is_text(kind):
         # Text of a large file does not fit 32-bit offsets.
-        encoded = _whole(data.cast(pa.large_binary()).dictionary_encode())
+        encoded = as_one(data.cast(pa.large_binary()).dictionary_encode())
         return _of_text(encoded.dictionary).take(_codes(encoded))
     if pa.types.is_dictionary(kind):
-        encoded = _whole(data)
+        encoded = as_one(data)
         return identities(Column(column.file, column.name, encoded.dictionary, None)).take(_codes(encoded))
     labels = column.labels()
     return _of_text(pa.array(labels.names, pa.large_string()).cast(pa.large_binary())).take(labels.codes)
@@ -169,11 +170,6 @@ def _is_text(kind: pa.DataType) -> bool:
         is_(kind)
         for is_ in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     )
-
-
-def _whole(data: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """The chunks of a dictionary column as one, with one dictionary."""
-    return data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
 
 
 def _codes(encoded: pa.Array) -> NDArray[np.int64]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lightning_budget.data.chunks import as_one
 from lightning_budget.schema import UNKNOWN
 
 WIDTH = 4
@@ -46,25 +48,29 @@ class Lookup:
         return np.array([n for n, _ in found], np.int64), np.array([r for _, r in found], np.int64)
 
     @cached_property
-    def _table(self) -> NDArray[np.int64] | None:
-        """The row of each whole number from the least label to the largest, between ``UNKNOWN`` twice."""
+    def table(self) -> tuple[NDArray[np.int32], int] | None:
+        """The row of each whole number from the least label to the largest, between ``UNKNOWN`` twice.
+
+        And the number of its first place. ``None`` where labels are too far apart.
+        """
         numbers, rows = self._whole
         if not len(numbers) or int(numbers[-1]) - int(numbers[0]) >= WIDTH * len(numbers) + 1024:
             return None
         if numbers[0] == np.iinfo(np.int64).min:
             return None
-        table = np.full(int(numbers[-1]) - int(numbers[0]) + 3, UNKNOWN, np.int64)
+        table = np.full(int(numbers[-1]) - int(numbers[0]) + 3, UNKNOWN, np.int32)
         table[numbers - numbers[0] + 1] = rows
-        return table
+        return table, int(numbers[0]) - 1
 
     def wholes(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
         """``[n]`` the row of each whole number."""
         numbers, rows = self._whole
         if not len(numbers):
             return np.full(len(x), UNKNOWN, np.int64)
-        if self._table is not None:
+        if self.table is not None:
+            table, low = self.table
             # What lies outside, or wraps around, is clipped to one of the ends.
-            return self._table.take(x - (numbers[0] - 1), mode="clip")
+            return table.take(x - np.int64(low), mode="clip").astype(np.int64)
         place = np.minimum(np.searchsorted(numbers, x), len(numbers) - 1)
         return np.where(numbers[place] == x, rows[place], UNKNOWN)
 
@@ -94,6 +100,14 @@ def _lookup_of(same: _Same) -> Lookup:
 
 def whole_numbers(data: pa.ChunkedArray | pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None] | None:
     """``[n]`` int64 and where null is (``None``: nowhere) of a column of integers; ``None`` for another column."""
+    if (found := raw_numbers(data)) is None:
+        return None
+    x, null = found
+    return x.astype(np.int64, copy=False), null
+
+
+def raw_numbers(data: pa.ChunkedArray | pa.Array) -> tuple[NDArray[Any], NDArray[np.bool_] | None] | None:
+    """As :func:`whole_numbers`, in the type of the column and, where nothing is null, in its memory."""
     kind = data.type
     if not pa.types.is_integer(kind) or pa.types.is_uint64(kind):
         return None
@@ -101,4 +115,4 @@ def whole_numbers(data: pa.ChunkedArray | pa.Array) -> tuple[NDArray[np.int64], 
     if data.null_count:
         null = data.is_null().to_numpy(zero_copy_only=False)
         data = data.fill_null(0)
-    return data.to_numpy(zero_copy_only=False).astype(np.int64, copy=False), null
+    return as_one(data).to_numpy(zero_copy_only=False), null

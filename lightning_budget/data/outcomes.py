@@ -74,7 +74,7 @@ def cost_of(file: File, columns: TableColumns, treatment: NDArray[np.int64]) -> 
     if (bad := cost < 0).any():
         found = f"has {int(bad.sum())} negative costs{column.first(bad)}"
         raise column.error(found, "costs ≥ 0", "mend them, or count income as value instead")
-    if (off := np.abs(cost - known[treatment]) > 1e-6 + 1e-6 * cost).any():
+    if columns.cost_per_arm is not None and (off := np.abs(cost - known[treatment]) > 1e-6 + 1e-6 * cost).any():
         i = int(off.argmax())
         arm = columns.arms[treatment[i]]
         raise column.error(

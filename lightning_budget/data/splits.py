@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_budget.data.columns import TableColumns
+from lightning_budget.data.compiled import usable
 from lightning_budget.data.files import File
 from lightning_budget.data.outcomes import treatment_of
 from lightning_budget.data.times import Boundary, boundary_of, times_of
 from lightning_budget.errors import InputError
-from lightning_budget.hashing import hash_ids, hashed_uniform
+from lightning_budget.hashing import hash_ids, hashed_uniform, key_of
 
 SPLITS = ("train", "val", "test")
 Straddling = Literal["refuse", "warn", "drop"]
@@ -126,10 +127,16 @@ def split_of(file: File, columns: TableColumns, rule: SplitRule) -> NDArray[np.i
     if rule.by == "given":
         return _given(file, rule)
     group = feature_hash(file, columns) if columns.user is None else file[columns.user].users()
+    first, second = np.cumsum(rule.shares)[:2]
+    if usable() and not rule.stratify:
+        from lightning_budget.data.compiled.hashing import split_by_hash
+
+        part = np.empty(len(group), np.int8)
+        split_by_hash(group, key_of(rule.seed, "split"), first, second, part)
+        return part
     u = hashed_uniform(group, rule.seed, "split")
     if rule.stratify:
         u = _rank_in_arm(u, group, treatment_of(file, columns))
-    first, second = np.cumsum(rule.shares)[:2]
     return (u >= first).astype(np.int8) + (u >= second)
 
 

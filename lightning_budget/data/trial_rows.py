@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from lightning_budget.data.column import Column
 from lightning_budget.data.columns import TableColumns
@@ -46,15 +49,20 @@ def trial_rows(file: File, columns: TableColumns, schema: DataSchema) -> RCTTabl
     own = (treated.where or FROM_0).of_rows(len(treatment))
     user = own if columns.user is None else file[columns.user].users()
     return RCTTable(
-        user=torch.from_numpy(user),
+        user=_tensor(user),
         dense=dense,
         ids=id_columns(file, schema.sparse),
         treatment=torch.from_numpy(treatment),
-        value=torch.from_numpy(outcome_of(file[columns.value], columns.value_kind)),
-        cost=torch.from_numpy(cost_of(file, columns, treatment)),
-        propensity=torch.from_numpy(propensity_of(file, columns, treatment, schema.shares)),
-        weight=None if weight is None else torch.from_numpy(weight),
+        value=_tensor(outcome_of(file[columns.value], columns.value_kind)),
+        cost=_tensor(cost_of(file, columns, treatment)),
+        propensity=_tensor(propensity_of(file, columns, treatment, schema.shares)),
+        weight=None if weight is None else _tensor(weight),
     )
+
+
+def _tensor(x: NDArray[Any]) -> torch.Tensor:
+    """In memory that can be written to."""
+    return torch.from_numpy(x if x.flags.writeable else x.copy())
 
 
 def check_agrees(schema: DataSchema, columns: TableColumns, path: str) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+import pyarrow as pa
+
+ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
 LARGEST, KEPT = 32 << 20, 256 << 20
+POOL = "ARROW_DEFAULT_MEMORY_POOL"
+"""Environment variable: whoever names a pool for Arrow keeps it."""
 
 
 @cache
@@ -14,10 +19,19 @@ def keep_freed_memory() -> bool:
     """Ask the C library not to give freed blocks of up to 32 MiB back to the system, nor free space below 256 MiB.
 
     Columns of a million rows are made and dropped all the time; getting pages from the system anew costs more than what
-    is done with them. Of the whole process, once; whether the library has taken it: glibc does.
+    is done with them. All threads take from the same space, which alone is kept, and so does Arrow; what has been freed
+    elsewhere until then is given back. Of the whole process, once; whether the library has taken it: glibc does.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt, trim = library.mallopt, library.malloc_trim
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(MMAP_THRESHOLD, LARGEST)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
+    settings = ((ARENA_MAX, 1), (MMAP_THRESHOLD, LARGEST), (TRIM_THRESHOLD, KEPT))
+    if not all(mallopt(name, value) for name, value in settings):
+        return False
+    if POOL not in os.environ:
+        pa.default_memory_pool().release_unused()
+        pa.set_memory_pool(pa.system_memory_pool())
+    trim(0)
+    return True

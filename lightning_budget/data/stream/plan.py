@@ -125,8 +125,10 @@ class EpochPlan:
 
 
 def _permutation(n: int, *key: int) -> Tensor:
+    """Of int32 where that suffices; the same of int64."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    kind = torch.int32 if n < 1 << 31 else torch.int64
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed), dtype=kind)
 
 
 def first_rows(piece_rows: Sequence[int]) -> list[int]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from lightning_budget.data.columns import TableColumns
 from lightning_budget.data.files import File, check_names
 from lightning_budget.data.splits import SplitRule, split_of
-from lightning_budget.data.trial_rows import file_of_rows, trial_rows
+from lightning_budget.data.stream.encoding import Encoded, encode
+from lightning_budget.data.trial_rows import file_of_rows
 from lightning_budget.data.where import Where
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
 from lightning_budget.streaming.source import UNREADABLE, Piece, Source, open_parquet, open_source, unreadable
-from lightning_budget.table import RCTTable
 
 WORTH_KEEPING = 0.75
 """Where fewer rows train, the others are left out first, which costs a copy of all columns."""
@@ -100,11 +100,11 @@ class TrialSource:
         where = Where(self.first_row[piece.number], parts=self.parts)
         return file_of_rows(self._table(piece), self.source.file_of(piece).path, where)
 
-    def training_rows(self, piece: Piece, schema: DataSchema) -> tuple[RCTTable, NDArray[np.int64]]:
+    def training_rows(self, piece: Piece, schema: DataSchema) -> tuple[Encoded, NDArray[np.uint32]]:
         """Rows of a piece, and which of them train, in the order of the file.
 
         Raises:
-            InputError: as :func:`~lightning_budget.data.trial_rows.trial_rows`.
+            InputError: as :func:`~lightning_budget.data.stream.encoding.encode`.
         """
         file = self.read(piece)
         train = split_of(file, self.columns, self.rule) == 0
@@ -115,7 +115,7 @@ class TrialSource:
                 for name, c in file.items()
             }
             file, train = File(kept), train[train]
-        return trial_rows(file, self.columns, schema), np.flatnonzero(train)
+        return encode(file, self.columns, schema), np.flatnonzero(train).astype(np.uint32)
 
     def _table(self, piece: Piece) -> pa.Table:
         file = self.source.file_of(piece)

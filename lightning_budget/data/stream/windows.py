@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_budget.batch import RCTBatch
+from lightning_budget.data.stream.encoding import Encoded
 from lightning_budget.data.stream.freed_memory import keep_freed_memory
 from lightning_budget.data.stream.plan import EpochPlan, Segment, Window, first_rows
-from lightning_budget.data.stream.shuffled import Rows, ShuffledRows, WindowOrder
+from lightning_budget.data.stream.shuffled import Rows, WindowOrder, WindowRows, batch_of
 from lightning_budget.data.stream.trial_source import TrialSource
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
 from lightning_budget.streaming.threads import for_each
-from lightning_budget.table import RCTTable
 
 
 @dataclass(frozen=True)
@@ -52,49 +52,55 @@ class TrainingStream:
         # The row of the stream that the next batch begins with.
         at = first * size
         end = windows[-1].first + windows[-1].rows
-        carry: Rows | None = None
+        carried: list[Rows] = []
         with ThreadPoolExecutor(1, "window") as reader:
             ahead = reader.submit(self._read, worker, windows[0])
             for i, window in enumerate(windows):
                 rows = ahead.result()
                 if i + 1 < len(windows):
                     ahead = reader.submit(self._read, worker, windows[i + 1])
-                stop = window.first + window.rows
-                if carry is not None:
-                    start = min(size - len(carry), window.rows)
-                    carry = Rows.joined([carry, rows.part(0, start)])
-                    if len(carry) < size and stop < end:
-                        continue
-                    yield carry.batch()
-                    at, carry = at + len(carry), None
-                while at < stop and (stop - at >= size or stop == end):
-                    taken = min(size, stop - at)
-                    yield rows.part(at - window.first, at - window.first + taken).batch()
-                    at += taken
-                if at < stop:
-                    carry = rows.part(at - window.first, window.rows)
+                while (start := at + sum(map(len, carried)) - window.first) < window.rows:
+                    stop = min(at + size - window.first, window.rows)
+                    part = rows.cut(start, stop)
+                    if stop == window.rows and window.first + stop < min(at + size, end):
+                        carried.append(part.copy())
+                        break
+                    yield batch_of([*carried, part])
+                    at, carried = at + size, []
 
-    def _read(self, worker: int, window: Window) -> ShuffledRows:
+    def _read(self, worker: int, window: Window) -> Rows:
         offsets = first_rows(self.plan.piece_rows)
-        order = WindowOrder(self.plan.order(worker, window).numpy(), [s.rows for s in window.segments])
-        found: dict[int, Rows] = {}
+        segments = window.segments
+        order = WindowOrder(
+            self.plan.order(worker, window).numpy(),
+            [s.rows for s in segments],
+            [offsets[s.piece] + s.start for s in segments],
+            self._cuts(window),
+        )
+        rows = WindowRows(order, self.schema, self.trial.columns.weight is not None)
 
         def read(number: int) -> None:
-            segment, within = window.segments[number], order.within[number]
-            table, index = self._training_rows(segment)
-            position = within + (offsets[segment.piece] + segment.start)
-            found[number] = Rows.of(table, position, index[segment.start : segment.stop].take(within))
+            segment = segments[number]
+            found, index = self._training_rows(segment)
+            rows.put(number, found, index[segment.start : segment.stop])
 
-        for_each(range(len(window.segments)), read, self.threads)
-        return ShuffledRows([found[i] for i in range(len(found))], order)
+        for_each(range(len(segments)), read, self.threads)
+        rows.lay_out()
+        for_each(range(len(segments)), rows.put_lists, self.threads)
+        return rows.rows()
 
-    def _training_rows(self, segment: Segment) -> tuple[RCTTable, NDArray[np.int64]]:
+    def _cuts(self, window: Window) -> NDArray[np.int64]:
+        """Where batches begin and end in a window."""
+        size = self.plan.batch_rows
+        return np.unique([0, *range(-window.first % size, window.rows, size), window.rows])
+
+    def _training_rows(self, segment: Segment) -> tuple[Encoded, NDArray[np.uint32]]:
         piece, expected = self.trial.source.pieces[segment.piece], self.plan.piece_rows[segment.piece]
-        table, index = self.trial.training_rows(piece, self.schema)
+        found, index = self.trial.training_rows(piece, self.schema)
         if len(index) != expected:
             raise InputError(
                 f"{self.trial.source.file_of(piece).path}: {len(index)} training rows where the scan found {expected}",
                 "files that stay as they are",
                 "start again",
             )
-        return table, index
+        return found, index

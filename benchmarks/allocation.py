@@ -94,8 +94,9 @@ def state(cases: list[Case], solved: dict[int, tuple[float, float]], gib: tuple[
     limit(f"{users} users, torch over one read", large.over("torch", "one read"), 40)
     limit(f"{users} users, warm over one read", large.over("compiled, warm", "one read"), 2.5)
     limit("scaling exponent", exponent(small, large, "compiled"), 1.05)
-    many = small.over(f"{BUDGETS} budgets' multipliers", "one budget's multiplier")
-    limit(f"{BUDGETS} budgets over one", many, 2)
+    for c in (small, large):
+        many = c.over(f"{BUDGETS} budgets' multipliers", "one budget's multiplier")
+        limit(f"{c.users:,} users, {BUDGETS} budgets over one", many, 2)
 
 
 def other_parts(quick: bool, claims: Claims) -> list[str]:

@@ -89,13 +89,13 @@ def solve(name: str, users: int, rounds: int, slow: bool) -> Case:
             "compiled": lambda: allocate(value, cost, budget),
             "compiled, warm": lambda: allocate(value, cost, budget, multiplier=found.multiplier),
             "one budget's multiplier": lambda: solve_multipliers(value, cost, budget / users),
+            f"{BUDGETS} budgets' multipliers": lambda: solve_multipliers(value, cost, several),
         },
         rounds,
     )
     ms |= in_turn({"torch": in_torch}, max(rounds // 3, 1))
     if slow:
         by_user = value.contiguous(), cost.contiguous()
-        ms |= in_turn({f"{BUDGETS} budgets' multipliers": lambda: solve_multipliers(value, cost, several)}, 3)
         ms |= in_turn({"bisection": lambda: bisection(*by_user, budget, _BISECTIONS)}, 1)
         ms["bisection"] *= PASSES / _BISECTIONS
     chosen = cost.gather(1, found.assignment.long()[:, None]).numpy()

@@ -158,7 +158,8 @@ class _Job:
 
     def _draw(self, piece: Piece) -> object:
         request = self.request
-        return draw(self.source, piece, self.scorer, request.batch_rows, request.allow_negative_cost)
+        alone = request.threads < 2
+        return draw(self.source, piece, self.scorer, request.batch_rows, request.allow_negative_cost, ahead=alone)
 
     def _keep_bracket(self, bracket: Bracket) -> None:
         state = {"budget": self.request.budget, "scorer": self.scorer.seal, "bracket": list(bracket)}

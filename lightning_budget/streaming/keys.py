@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lightning_budget.allocation import compiled
 from lightning_budget.errors import InputError
 
 _MULTIPLY = np.uint64(0x9E3779B97F4A7C15)
@@ -20,7 +21,7 @@ def is_key_type(kind: pa.DataType) -> bool:
 
 
 def keys_of(ids: pa.Array, where: str) -> NDArray[np.int64]:
-    """``[n]``: whole numbers as they are, text by a hash of its bytes.
+    """``[n]``, not to be written to: whole numbers as they are, text by a hash of its bytes.
 
     Two of 1e8 texts share a hash with a probability of 3e-4.
 
@@ -41,6 +42,15 @@ def keys_of(ids: pa.Array, where: str) -> NDArray[np.int64]:
         x = ids.to_numpy(zero_copy_only=False)
         return x.view(np.int64) if x.dtype.itemsize == 8 else x.astype(np.int64)
     return _hashed(ids.cast(pa.large_string()))
+
+
+def ascends(key: NDArray[np.int64]) -> bool:
+    """Whether every one of the keys ``[n]`` is above the one before it."""
+    if compiled.enabled():
+        from lightning_budget.allocation.compiled import ordering
+
+        return ordering.ascends(key)
+    return bool((key[1:] > key[:-1]).all())
 
 
 def _hashed(text: pa.Array) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def scan_piece(
     row = 0
     with SpoolWriter(path, seal, scorer.arms, scorer.dtype, scorer.once) as spool:
         for batch in read_piece(source, piece, scorer.columns, batch_rows, ahead):
-            key = torch.from_numpy(_writable(keys_of(batch.column(scorer.ids), _where(source, piece, scorer.ids))))
+            key = keys_of(batch.column(scorer.ids), _where(source, piece, scorer.ids))
             value, cost = scorer(batch, source.file_of(piece).path)
             arm = torch.empty(len(key), dtype=arm_dtype(scorer.arms))
             (part,) = settle(value, cost, [bracket], arm)
@@ -71,22 +72,24 @@ def sample_pieces(source: Source) -> list[Piece]:
     return [source.pieces[i] for i in sorted(np.random.default_rng(0).choice(len(source.pieces), count, False))]
 
 
-def draw(source: Source, piece: Piece, scorer: Scorer, batch_rows: int, negative: bool) -> tuple[Tensor, Tensor]:
+def draw(
+    source: Source, piece: Piece, scorer: Scorer, batch_rows: int, negative: bool, ahead: bool = True
+) -> tuple[Tensor, Tensor]:
     """Value and cost ``[K, m]`` of runs of neighbours all over a piece."""
     runs = max(SAMPLE_USERS // len(sample_pieces(source)) // _RUN, 1)
     starts = np.sort(np.random.default_rng(piece.number).integers(0, max(piece.rows - _RUN, 0) + 1, runs))
     rows = np.minimum(starts[:, None] + np.arange(_RUN), piece.rows - 1).ravel()
     rows = np.unique(rows) if piece.rows <= runs * _RUN else rows
     values, costs, first = [], [], 0
-    for batch in read_piece(source, piece, scorer.columns, batch_rows):
+    for batch in read_piece(source, piece, scorer.columns, batch_rows, ahead):
         here = rows[(rows >= first) & (rows < first + batch.num_rows)] - first
         if len(here):
-            value, cost = scorer(batch, source.file_of(piece).path)
-            index = torch.from_numpy(here)
-            values.append(value[:, index])
-            costs.append(cost[:, index])
-            if not (values[-1].isfinite().all() and costs[-1].isfinite().all()):
-                check_numbers(value, cost, source, piece, first, negative)
+            path = source.file_of(piece).path
+            value, cost = (x.clone() for x in scorer(batch.take(pa.array(here)), path))
+            values.append(value)
+            costs.append(cost)
+            if not (value.isfinite().all() and cost.isfinite().all()):
+                check_numbers(*scorer(batch, path), source, piece, first, negative)
         first += batch.num_rows
     return torch.cat(values, 1), torch.cat(costs, 1)
 
@@ -120,7 +123,3 @@ def check_numbers(value: Tensor, cost: Tensor, source: Source, piece: Piece, row
 
 def _where(source: Source, piece: Piece, column: str) -> str:
     return f"{source.file_of(piece).path}: column {column!r}"
-
-
-def _writable(x: np.ndarray) -> np.ndarray:
-    return x if x.flags.writeable else x.copy()

@@ -16,10 +16,12 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_budget.allocation.settled import Settled, arm_dtype
 from lightning_budget.allocation.shared_users import Block
+from lightning_budget.streaming.keys import ascends
 
 _NUMPY = {torch.int8: np.int8, torch.int16: np.int16, torch.int64: np.int64}
 _FLOATS = {torch.float32: np.float32, torch.float64: np.float64}
@@ -88,7 +90,7 @@ class SpoolWriter:
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def add(self, arm: Tensor, value: Tensor, cost: Tensor, key: Tensor, part: Settled) -> None:
+    def add(self, arm: Tensor, value: Tensor, cost: Tensor, key: NDArray[np.int64], part: Settled) -> None:
         """One batch: arms ``[n]``, value and cost ``[K, n]``, keys ``[n]``, and what the bracket settles."""
         self._file.write(arm.numpy().data)
         if self._outcomes:
@@ -97,11 +99,12 @@ class SpoolWriter:
                 self._file.write(x.gather(0, chosen).numpy().data)
         first_row = sum(self._blocks)
         self._blocks.append(len(arm))
-        self._open.append((part.rows + first_row, key[part.rows], part.value, part.cost))
+        left = torch.from_numpy(key[part.rows.numpy()])
+        self._open.append((part.rows + first_row, left, part.value, part.cost))
         self._spend += part.spend
         self._worth += part.worth
         first, last = int(key[0]), int(key[-1])
-        self._ascending = self._ascending and first > self._last and bool((key[1:] > key[:-1]).all())
+        self._ascending = self._ascending and first > self._last and ascends(key)
         if not self._ascending:
             first, last = int(key.min()), int(key.max())
         self._first, self._last = min(self._first, first), max(self._last, last)

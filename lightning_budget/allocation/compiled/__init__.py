@@ -18,6 +18,11 @@ def installed() -> bool:
     return find_spec("numba") is not None
 
 
+def enabled() -> bool:
+    """Whether there are compiled passes, not switched off."""
+    return os.environ.get(SWITCH, "1") != "0" and installed()
+
+
 def usable(x: Tensor) -> bool:
     """Whether the compiled path takes this tensor: in host memory, single or double precision, and not switched off."""
-    return x.device.type == "cpu" and x.element_size() in (4, 8) and os.environ.get(SWITCH, "1") != "0" and installed()
+    return x.device.type == "cpu" and x.element_size() in (4, 8) and enabled()

@@ -12,12 +12,15 @@ within ``NEAR`` floats. Costs are added as integers, which do not round.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba as nb
 import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
 
 from lightning_budget.allocation.compiled.blocks import PITCH, bring_in
-from lightning_budget.allocation.compiled.few import collect
+from lightning_budget.allocation.compiled.few import collect, collect_rare
 from lightning_budget.allocation.compiled.sums import add_total
 from lightning_budget.allocation.compiled.together import NEAR
 
@@ -30,6 +33,9 @@ SPREAD = 32
 WINDOW = 1 << 13
 """Users between two times that the integers are emptied."""
 
+WRITTEN = (2, 5, 8)
+"""Numbers of arms that code is made for; it takes seconds to make."""
+
 _BITS = 45
 """Of an integer for one cost, so that ``WINDOW`` users with eight arms do not overflow 63."""
 
@@ -41,54 +47,166 @@ _SMALLEST = 2.0**-100
 _exact = nb.njit(nogil=True, cache=True, error_model="numpy")
 
 
-@_exact
-def _fill(x, number):
-    for i in range(np.uintp(len(x))):
-        x[i] = number
+def _reinterpret(typing, x):
+    """The bits of a float as an integer."""
+    del typing
+    integer = types.int32 if x == types.float32 else types.int64
+
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return integer(x), build
+
+
+_bits: Any = intrinsic(_reinterpret)
 
 
 @_exact
-def _meet(v, c, va, ca, vb, cb, low, high, a, b, n):
-    """Narrow the intervals of two arms of n users by the slope between them; of equal arms the second is left none."""
-    va, ca, vb, cb, a, b = np.uintp(va), np.uintp(ca), np.uintp(vb), np.uintp(cb), np.uintp(a), np.uintp(b)
-    inf, zero = v.dtype.type(np.inf), v.dtype.type(0)
-    for i in range(np.uintp(n)):
-        price = c[cb + i] - c[ca + i]
-        slope = (v[vb + i] - v[va + i]) / price
-        slope = slope if slope == slope else -inf
-        dearer = price >= zero
-        low_a, high_a, low_b, high_b = low[a + i], high[a + i], low[b + i], high[b + i]
-        over, under = slope if dearer else -inf, inf if dearer else slope
-        low[a + i] = over if over > low_a else low_a
-        high[a + i] = under if under < high_a else high_a
-        over, under = -inf if dearer else slope, slope if dearer else inf
-        low[b + i] = over if over > low_b else low_b
-        high[b + i] = under if under < high_b else high_b
+def _meet(va, ca, vb, cb, low_a, high_a, low_b, high_b, none, zero):
+    """Narrow the intervals of two arms by the slope between them; of equal arms the second is left ``none``."""
+    price = cb - ca
+    slope = (vb - va) / price
+    slope = slope if slope == slope else none
+    if price >= zero:
+        low_a = slope if slope > low_a else low_a
+        high_b = slope if slope < high_b else high_b
+    else:
+        high_a = slope if slope < high_a else high_a
+        low_b = slope if slope > low_b else low_b
+    return low_a, high_a, low_b, high_b
 
 
 @_exact
-def _place(low, high, at, n, first, shift, top, last, places, lists):
-    """Slots of both ends of one arm's intervals, the lower end's in the upper half of an integer; and who has any.
+def _sizes(value, cost, largest_v, largest_c, small, mask, least):
+    """Bits of the largest sizes so far, and whether a cost other than 0 is smaller than ``least``."""
+    size = _bits(cost) & mask
+    small |= np.int32((size < least) & (size != 0))
+    return max(_bits(value) & mask, largest_v), max(size, largest_c), small
 
-    None is wanted whose upper end lies above ``last``.
+
+@_exact
+def _place(low, high, cost, own, first, shift, top, last):
+    """Slots of both ends of an interval, the lower end's in the upper half of an integer, and whether it is wanted.
+
+    None is that ends below all slots; nor one of a free arm that ends above ``last``, for it adds nothing.
     """
-    at, zero = np.uintp(at), first ^ first
-    for i in range(np.uintp(n)):
-        x, y = max(low[at + i], zero), high[at + i]
-        own = zero + np.int32(i & np.uintp(SPREAD - 1))
-        from_slot = ((x - first) >> shift) + np.int32(SPREAD) if x >= first else own
-        to_slot = ((y - first) >> shift) + np.int32(SPREAD)
-        places[i] = np.int32(min(from_slot, top + own)) << np.int32(16) | np.int32(min(to_slot, top + own))
-        # One that rounding alone may have emptied is kept: at most, it adds to a slot what it takes from the next.
-        lists[i] = np.int8((x - y < NEAR) & (y >= first) & (y <= last))
+    x = max(low, first ^ first)
+    from_slot = ((x - first) >> shift) + np.int32(SPREAD) if x >= first else own
+    to_slot = ((high - first) >> shift) + np.int32(SPREAD)
+    both = np.int32(min(from_slot, top + own)) << np.int32(16) | np.int32(min(to_slot, top + own))
+    # One that rounding alone may have emptied is kept: at most, it adds to a slot what it takes from the next.
+    return both, np.int8((x - high < NEAR) & (high >= first) & ((high <= last) | (cost != 0)))
 
 
 @_exact
-def _largest(bits, at, n, mask, found):
-    at = np.uintp(at)
+def _intervals(v, c, at, stride_v, stride_c, arms, some, n, first, shift, top, mask, least, ends, places, lists):
+    """The intervals of n users from position ``at``: bits of upper ends, slots of both ends, and which are wanted.
+
+    Written out arm by arm, so that all numbers of a user stay in registers. The compiler knows the length of ``some``
+    and drops the arms beyond it; below it, the last of all arms comes again, and is left no interval.
+
+    Args:
+        some: at least K of anything; ends, places, lists: as many rows of ``PITCH``, one an arm.
+
+    Returns:
+        Bits of the largest absolute value and cost; whether a cost other than 0 is smaller than ``least``, in bits.
+    """
+    written, most, inf, zero = len(some), arms - 1, v.dtype.type(np.inf), v.dtype.type(0)
+    at, sv, sc, nothing = np.uintp(at), np.uintp(stride_v), np.uintp(stride_c), first ^ first
+    last = first + ((top - np.int32(SPREAD)) << shift)
+    largest_v, largest_c, small = nothing, nothing, np.int32(0)
     for i in range(np.uintp(n)):
-        found = max(found, bits[at + i] & mask)
-    return found
+        v0, c0, l0, h0 = zero, zero, -inf, inf
+        v1, c1, l1, h1 = zero, zero, -inf, inf
+        v2, c2, l2, h2 = zero, zero, -inf, inf
+        v3, c3, l3, h3 = zero, zero, -inf, inf
+        v4, c4, l4, h4 = zero, zero, -inf, inf
+        v5, c5, l5, h5 = zero, zero, -inf, inf
+        v6, c6, l6, h6 = zero, zero, -inf, inf
+        v7, c7, l7, h7 = zero, zero, -inf, inf
+        v0, c0 = v[at + i], c[at + i]
+        largest_v, largest_c, small = _sizes(v0, c0, largest_v, largest_c, small, mask, least)
+        if written > 1:
+            v1, c1 = v[at + np.uintp(min(1, most)) * sv + i], c[at + np.uintp(min(1, most)) * sc + i]
+            largest_v, largest_c, small = _sizes(v1, c1, largest_v, largest_c, small, mask, least)
+            l0, h0, l1, h1 = _meet(v0, c0, v1, c1, l0, h0, l1, h1, -inf, zero)
+        if written > 2:
+            v2, c2 = v[at + np.uintp(min(2, most)) * sv + i], c[at + np.uintp(min(2, most)) * sc + i]
+            largest_v, largest_c, small = _sizes(v2, c2, largest_v, largest_c, small, mask, least)
+            l0, h0, l2, h2 = _meet(v0, c0, v2, c2, l0, h0, l2, h2, -inf, zero)
+            l1, h1, l2, h2 = _meet(v1, c1, v2, c2, l1, h1, l2, h2, -inf, zero)
+        if written > 3:
+            v3, c3 = v[at + np.uintp(min(3, most)) * sv + i], c[at + np.uintp(min(3, most)) * sc + i]
+            largest_v, largest_c, small = _sizes(v3, c3, largest_v, largest_c, small, mask, least)
+            l0, h0, l3, h3 = _meet(v0, c0, v3, c3, l0, h0, l3, h3, -inf, zero)
+            l1, h1, l3, h3 = _meet(v1, c1, v3, c3, l1, h1, l3, h3, -inf, zero)
+            l2, h2, l3, h3 = _meet(v2, c2, v3, c3, l2, h2, l3, h3, -inf, zero)
+        if written > 4:
+            v4, c4 = v[at + np.uintp(min(4, most)) * sv + i], c[at + np.uintp(min(4, most)) * sc + i]
+            largest_v, largest_c, small = _sizes(v4, c4, largest_v, largest_c, small, mask, least)
+            l0, h0, l4, h4 = _meet(v0, c0, v4, c4, l0, h0, l4, h4, -inf, zero)
+            l1, h1, l4, h4 = _meet(v1, c1, v4, c4, l1, h1, l4, h4, -inf, zero)
+            l2, h2, l4, h4 = _meet(v2, c2, v4, c4, l2, h2, l4, h4, -inf, zero)
+            l3, h3, l4, h4 = _meet(v3, c3, v4, c4, l3, h3, l4, h4, -inf, zero)
+        if written > 5:
+            v5, c5 = v[at + np.uintp(min(5, most)) * sv + i], c[at + np.uintp(min(5, most)) * sc + i]
+            largest_v, largest_c, small = _sizes(v5, c5, largest_v, largest_c, small, mask, least)
+            l0, h0, l5, h5 = _meet(v0, c0, v5, c5, l0, h0, l5, h5, -inf, zero)
+            l1, h1, l5, h5 = _meet(v1, c1, v5, c5, l1, h1, l5, h5, -inf, zero)
+            l2, h2, l5, h5 = _meet(v2, c2, v5, c5, l2, h2, l5, h5, -inf, zero)
+            l3, h3, l5, h5 = _meet(v3, c3, v5, c5, l3, h3, l5, h5, -inf, zero)
+            l4, h4, l5, h5 = _meet(v4, c4, v5, c5, l4, h4, l5, h5, -inf, zero)
+        if written > 6:
+            v6, c6 = v[at + np.uintp(min(6, most)) * sv + i], c[at + np.uintp(min(6, most)) * sc + i]
+            largest_v, largest_c, small = _sizes(v6, c6, largest_v, largest_c, small, mask, least)
+            l0, h0, l6, h6 = _meet(v0, c0, v6, c6, l0, h0, l6, h6, -inf, zero)
+            l1, h1, l6, h6 = _meet(v1, c1, v6, c6, l1, h1, l6, h6, -inf, zero)
+            l2, h2, l6, h6 = _meet(v2, c2, v6, c6, l2, h2, l6, h6, -inf, zero)
+            l3, h3, l6, h6 = _meet(v3, c3, v6, c6, l3, h3, l6, h6, -inf, zero)
+            l4, h4, l6, h6 = _meet(v4, c4, v6, c6, l4, h4, l6, h6, -inf, zero)
+            l5, h5, l6, h6 = _meet(v5, c5, v6, c6, l5, h5, l6, h6, -inf, zero)
+        if written > 7:
+            v7, c7 = v[at + np.uintp(min(7, most)) * sv + i], c[at + np.uintp(min(7, most)) * sc + i]
+            largest_v, largest_c, small = _sizes(v7, c7, largest_v, largest_c, small, mask, least)
+            l0, h0, l7, h7 = _meet(v0, c0, v7, c7, l0, h0, l7, h7, -inf, zero)
+            l1, h1, l7, h7 = _meet(v1, c1, v7, c7, l1, h1, l7, h7, -inf, zero)
+            l2, h2, l7, h7 = _meet(v2, c2, v7, c7, l2, h2, l7, h7, -inf, zero)
+            l3, h3, l7, h7 = _meet(v3, c3, v7, c7, l3, h3, l7, h7, -inf, zero)
+            l4, h4, l7, h7 = _meet(v4, c4, v7, c7, l4, h4, l7, h7, -inf, zero)
+            l5, h5, l7, h7 = _meet(v5, c5, v7, c7, l5, h5, l7, h7, -inf, zero)
+            l6, h6, l7, h7 = _meet(v6, c6, v7, c7, l6, h6, l7, h7, -inf, zero)
+        own, to = nothing + np.int32(i & np.uintp(SPREAD - 1)), i
+        ends[to] = _bits(h0)
+        places[to], lists[to] = _place(_bits(l0), ends[to], c0, own, first, shift, top, last)
+        if written > 1:
+            to += np.uintp(PITCH)
+            ends[to] = _bits(h1)
+            places[to], lists[to] = _place(_bits(l1), ends[to], c1, own, first, shift, top, last)
+        if written > 2:
+            to += np.uintp(PITCH)
+            ends[to] = _bits(h2)
+            places[to], lists[to] = _place(_bits(l2), ends[to], c2, own, first, shift, top, last)
+        if written > 3:
+            to += np.uintp(PITCH)
+            ends[to] = _bits(h3)
+            places[to], lists[to] = _place(_bits(l3), ends[to], c3, own, first, shift, top, last)
+        if written > 4:
+            to += np.uintp(PITCH)
+            ends[to] = _bits(h4)
+            places[to], lists[to] = _place(_bits(l4), ends[to], c4, own, first, shift, top, last)
+        if written > 5:
+            to += np.uintp(PITCH)
+            ends[to] = _bits(h5)
+            places[to], lists[to] = _place(_bits(l5), ends[to], c5, own, first, shift, top, last)
+        if written > 6:
+            to += np.uintp(PITCH)
+            ends[to] = _bits(h6)
+            places[to], lists[to] = _place(_bits(l6), ends[to], c6, own, first, shift, top, last)
+        if written > 7:
+            to += np.uintp(PITCH)
+            ends[to] = _bits(h7)
+            places[to], lists[to] = _place(_bits(l7), ends[to], c7, own, first, shift, top, last)
+    return largest_v, largest_c, small != 0
 
 
 @_exact
@@ -102,27 +220,27 @@ def _rounds(c, at, n, scale):
 
 
 @_exact
-def _add(c, at, scale, places, position, m, high, row, start, is_open, slots, rows, ends, count):
+def _add(c, at, scale, places, lifted, row, position, m, start, is_open, slots, rows, ends, count):
     """Add the costs of m intervals to their slots, and list the upper ends that lie in open slots."""
     at, row = np.uintp(at), np.uintp(row)
     for t in range(m):
         i = position[t]
-        x, both = np.int64(np.float64(c[at + i]) * scale), np.uint32(places[i])
+        x, both = np.int64(np.float64(c[at + i]) * scale), np.uint32(places[row + i])
         to_slot = np.uintp(both & np.uint32(0xFFFF))
         slots[to_slot] += x
         slots[np.uintp(both >> np.uint32(16))] -= x
-        rows[count], ends[count] = start + i, high[row + i]
+        rows[count], ends[count] = start + i, lifted[row + i]
         count += np.uintp(is_open[to_slot])
     return count
 
 
 @_exact
-def _add_rest(c, at, scale, places, position, m, slots):
+def _add_rest(c, at, scale, places, row, position, m, slots):
     """Add what the integers of :func:`_add` leave out; returns whether that did not round."""
-    at, exact = np.uintp(at), True
+    at, row, exact = np.uintp(at), np.uintp(row), True
     for t in range(m):
         i = position[t]
-        x, both = np.float64(c[at + i]) * scale, np.uint32(places[i])
+        x, both = np.float64(c[at + i]) * scale, np.uint32(places[row + i])
         rest = (x - np.float64(np.int64(x))) * 2.0**_BITS
         part = np.int64(rest)
         exact = exact and np.float64(part) == rest
@@ -154,13 +272,12 @@ def _empty(slots, unit, sums):
 
 
 @_exact
-def pass_over_intervals(
-    v, c, bits_v, bits_c, stride, arms, start, stop, first, shift, top, mask, is_open, sums, rows, ends
-):
+def pass_over_intervals(v, c, stride, arms, some, start, stop, first, shift, top, mask, is_open, sums, rows, ends):
     """Add up the spend by slots for users from ``start`` until ``stop`` or until the lists are full.
 
     Args:
-        v, c: flat memory of ``[K, N]``; bits: the same as integers; stride: of arm and user, of v then c.
+        v, c: flat memory of ``[K, N]``; stride: of arm and user, of v then c.
+        some: at least K of anything, see ``WRITTEN``.
         first: bits of the lowest slope of a slot; shift: a slot's width as a power of two; top: the slot above all.
         mask: all bits but the sign.
         is_open: ``[top + SPREAD]``, of whose slots upper ends are listed.
@@ -173,37 +290,29 @@ def pass_over_intervals(
     direct = stride[1] == 1 and stride[3] == 1
     length = 1 if direct else arms * PITCH
     piece_v, piece_c = np.empty(length, v.dtype), np.empty(length, v.dtype)
-    piece_bits_v, piece_bits_c = piece_v.view(bits_v.dtype), piece_c.view(bits_v.dtype)
-    low, high = np.empty(arms * PITCH, v.dtype), np.empty(arms * PITCH, v.dtype)
-    low_bits, high_bits = low.view(bits_v.dtype), high.view(bits_v.dtype)
-    sizes = np.empty(arms, bits_v.dtype)
-    last = first + (bits_v.dtype.type(top - SPREAD) << shift)
-    places, lists, position = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int8), np.empty(BLOCK + 1, np.uintp)
+    lifted, places = np.empty(len(some) * PITCH, ends.dtype), np.empty(len(some) * PITCH, np.int32)
+    lists, position = np.zeros(len(some) * PITCH, np.int8), np.empty(BLOCK + 1, np.uintp)
+    words = np.empty(BLOCK // 8 + 1, np.uintp)
+    rare = np.zeros(arms, np.bool_)
     slots, rests = np.zeros(len(sums), np.int64), np.zeros(len(sums), np.int64)
-    one_bits = np.zeros(1, bits_v.dtype)
+    one_bits = np.zeros(1, ends.dtype)
     one = one_bits.view(v.dtype)
-    inf, zero = v.dtype.type(np.inf), mask ^ mask
-    bound, scale, used, fits = 0.0, 0.0, False, True
+    digits = 24 if v.itemsize == 4 else 53
+    bound, scale, least, used, fits = 0.0, 0.0, mask, False, True
     count, since = np.uintp(0), start
     a = start
     while a < stop and fits:
         n = min(BLOCK, stop - a)
         if count + np.uintp(n * arms) > np.uintp(len(rows)):
             break
-        bv, bc, ibv, ibc, at, sv, sc = v, c, bits_v, bits_c, a, stride[0], stride[2]
+        bv, bc, at, sv, sc = v, c, a, stride[0], stride[2]
         if not direct:
             bring_in(v, stride[0], stride[1], arms, a, n, piece_v)
             bring_in(c, stride[2], stride[3], arms, a, n, piece_c)
-            bv, bc, ibv, ibc, at, sv, sc = piece_v, piece_c, piece_bits_v, piece_bits_c, 0, PITCH, PITCH
-        largest_v, largest_c = zero, zero
-        _fill(low, -inf)
-        _fill(high, inf)
-        for j in range(arms):
-            largest_v = _largest(ibv, at + j * sv, n, mask, largest_v)
-            sizes[j] = _largest(ibc, at + j * sc, n, mask, zero)
-            largest_c = max(largest_c, sizes[j])
-            for k in range(j):
-                _meet(bv, bc, at + k * sv, at + k * sc, at + j * sv, at + j * sc, low, high, k * PITCH, j * PITCH, n)
+            bv, bc, at, sv, sc = piece_v, piece_c, 0, PITCH, PITCH
+        largest_v, largest_c, small = _intervals(
+            bv, bc, at, sv, sc, arms, some, n, first, shift, top, mask, least, lifted, places, lists
+        )
         one_bits[0] = largest_v
         fits = np.float64(one[0]) < _LARGEST
         one_bits[0] = largest_c
@@ -216,24 +325,31 @@ def pass_over_intervals(
             since, used = a, False
         if size > bound:
             bound = 2 * max(size, _SMALLEST)
-            scale = math.ldexp(1.0, _BITS - math.frexp(bound)[1])
+            exponent = math.frexp(bound)[1]
+            scale = math.ldexp(1.0, _BITS - exponent)
+            one[0] = math.ldexp(1.0, exponent - _BITS + digits - 1)
+            least = one_bits[0]
+            small = True
         for j in range(arms):
-            # An arm that is free for all of them adds nothing; ends of its intervals are listed all the same.
-            ends_at = last if sizes[j] == zero else mask
-            _place(low_bits, high_bits, j * PITCH, n, first, shift, top, ends_at, places, lists)
-            m = collect(lists, n, position)
-            if sizes[j] != zero and _rounds(bc, at + j * sc, n, scale):
-                fits = _add_rest(bc, at + j * sc, scale, places, position, m, rests) and fits
+            row = j * PITCH
+            if rare[j]:
+                lists[row + n : row + n + 8] = 0
+                m = collect_rare(lists[row : row + PITCH], n, words, position)
+            else:
+                m = collect(lists[row : row + PITCH], n, position)
+            rare[j] = np.uintp(16) * m < np.uintp(n)
+            if small and _rounds(bc, at + j * sc, n, scale):
+                fits = _add_rest(bc, at + j * sc, scale, places, row, position, m, rests) and fits
                 used = True
             count = _add(
                 bc,
                 at + j * sc,
                 scale,
                 places,
+                lifted,
+                row,
                 position,
                 m,
-                high_bits,
-                j * PITCH,
                 a - start,
                 is_open,
                 slots,

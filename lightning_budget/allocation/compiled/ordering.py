@@ -48,6 +48,15 @@ def descending(bits, key):
 
 
 @_exact
+def ascends(x):
+    """Whether every number is above the one before it."""
+    wrong = np.int64(0)
+    for i in range(np.uintp(1), np.uintp(len(x))):
+        wrong |= np.int64(x[i] <= x[i - np.uintp(1)])
+    return wrong == 0
+
+
+@_exact
 def _by_key(sorted_bits, order, key):
     n, start = len(order), 0
     while start < n:

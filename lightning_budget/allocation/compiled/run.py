@@ -18,7 +18,7 @@ from lightning_budget.allocation.compiled import scores
 from lightning_budget.allocation.compiled.blocks import PITCH, pass_over_few
 from lightning_budget.allocation.compiled.exact import choose, climb
 from lightning_budget.allocation.compiled.few import BLOCK, MOST_ARMS
-from lightning_budget.allocation.compiled.intervals import SPREAD, pass_over_intervals
+from lightning_budget.allocation.compiled.intervals import SPREAD, WRITTEN, pass_over_intervals
 from lightning_budget.allocation.compiled.ordering import descending as order_of
 from lightning_budget.allocation.compiled.slices import pass_over as pass_over_many
 from lightning_budget.allocation.compiled.together import Slots, SpendCurve
@@ -165,6 +165,7 @@ def spend_by_slope(value: Tensor, cost: Tensor, slots: Slots, is_open: NDArray[n
     lists = np.zeros(width, np.int8)
     lists[SPREAD : SPREAD + len(is_open)] = is_open
     number = np.dtype(np.int32 if users < 1 << 31 else np.int64)
+    some = (0,) * min(n for n in WRITTEN if n >= arms)
     kind = slots.bits.type
     numbers = (kind(slots.first), kind(slots.shift), kind(slots.count + SPREAD), kind(np.iinfo(kind).max), lists)
 
@@ -175,9 +176,7 @@ def spend_by_slope(value: Tensor, cost: Tensor, slots: Slots, is_open: NDArray[n
         kept: list[tuple[NDArray[Any], ...]] = []
         while at < stop and fits:
             before = at
-            at, n, fits = pass_over_intervals(
-                v, c, v.view(slots.bits), c.view(slots.bits), stride, arms, at, stop, *numbers, sums, rows, ends
-            )
+            at, n, fits = pass_over_intervals(v, c, stride, arms, some, at, stop, *numbers, sums, rows, ends)
             kept.append((rows[:n].astype(number) + number.type(before), ends[:n].copy()))
         return fits, kept, sums
 

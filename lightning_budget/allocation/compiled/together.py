@@ -109,10 +109,13 @@ def brackets_together(value: Tensor, cost: Tensor, targets: list[float]) -> list
     curve = run.spend_by_slope(v, c, slots, np.empty(0, np.int8)) if slots is not None else None
     if slots is None or curve is None:
         return brackets_from_sample(value, cost, targets)
-    for i, (target, (low, high)) in enumerate(zip(targets, found, strict=True)):
+    margin = [DEVIATIONS * deviation * math.sqrt(neighbours / v.shape[1]) for _, _, deviation in coarse]
+    totals = [(t + m) * v.shape[1] for t, m in zip(targets, margin, strict=True)]
+    totals += [(t - m) * v.shape[1] for t, m in zip(targets, margin, strict=True)]
+    at = curve.slots_at(totals, slots)
+    for i, (low, high) in enumerate(found):
         if _in_range(low, high):
-            margin = DEVIATIONS * coarse[i][2] * math.sqrt(neighbours / v.shape[1])
-            dear, cheap = curve.slots_at([(target + margin) * v.shape[1], (target - margin) * v.shape[1]], slots)
+            dear, cheap = at[i], at[len(targets) + i]
             low, high = max(low, slots.edge(max(dear, 0))), min(high, slots.edge(min(cheap + 1, slots.count)))
             found[i] = low, max(low, high)
     return found

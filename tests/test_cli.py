@@ -17,6 +17,7 @@ from lightning_budget import cli
 from lightning_budget.cli import folder as folder_module
 from lightning_budget.cli.composition import check_command_line
 from lightning_budget.errors import InputError
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,15 +116,32 @@ def _write_configs(folder: Path, schema: str) -> Path:
     return folder
 
 
-def run(app: Path, *args: str, launcher: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+def run(app: Path, *args: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """From the interpreter's start: whatever imports say is heard."""
     return subprocess.run(
         [sys.executable, *launcher, str(app), *args],
         cwd=app.parent / "work",
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def start(app: Path, *args: str, **env: str) -> Forked:
+    return Forked([app, *args], {**os.environ, "PYTHONPATH": str(ROOT), **env}, app.parent / "work", told_by(app))
+
+
+def told_by(app: Path) -> Path:
+    """Where what a forked script says on standard error goes."""
+    return app.with_suffix(".stderr")
+
+
+def fork(app: Path, *args: str, **env: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    with start(app, *args, **env) as process:
+        output = process.communicate(timeout=120)[0]
+    return process.wait(), output, told_by(app).read_text()
 
 
 @pytest.mark.parametrize(
@@ -217,51 +235,39 @@ def test_exit_codes(app: Path) -> None:
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.split() == ["0", "4", str(app.parent / "work" / "runs" / "now")]
 
-    mistyped = run(app, "sede=4")
-    assert (mistyped.returncode, mistyped.stdout) == (2, "")
-    assert mistyped.stderr.startswith("error: unknown key 'sede'; allowed: action, ")
-    assert mistyped.stderr.count("\n") == 1
+    code, output, error = fork(app, "sede=4")
+    assert (code, output) == (2, "")
+    assert error.startswith("error: unknown key 'sede'; allowed: action, ")
+    assert error.count("\n") == 1
 
-    crash = run(app, "action=zero")
-    assert crash.returncode == 1
-    assert "1 / 0" in crash.stderr
-    assert "ZeroDivisionError" in crash.stderr
+    code, _, error = fork(app, "action=zero")
+    assert code == 1
+    assert "1 / 0" in error
+    assert "ZeroDivisionError" in error
 
 
 def test_input_error_of_the_task_leaves_nothing(app: Path) -> None:
-    failed = run(app, "action=input")
-    assert (failed.returncode, failed.stdout) == (2, "")
-    assert failed.stderr == "error: a hole; allowed: none; fix: fill it\n"
+    assert fork(app, "action=input") == (2, "", "error: a hole; allowed: none; fix: fill it\n")
     assert list((app.parent / "work").iterdir()) == []
 
-    traced = run(app, "action=input", LIGHTNING_BUDGET_TRACEBACK="1")
-    assert traced.returncode == 2
-    assert 'raise InputError("a hole"' in traced.stderr
+    code, _, error = fork(app, "action=input", LIGHTNING_BUDGET_TRACEBACK="1")
+    assert code == 2
+    assert 'raise InputError("a hole"' in error
 
 
 def test_interrupt(app: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, str(app), "action=wait"],
-        cwd=app.parent / "work",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts background jobs with the interrupt ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == "interrupted\n"
-    assert process.returncode == 130
+    with start(app, "action=wait") as process:
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    assert told_by(app).read_text() == "interrupted\n"
 
 
 def test_sweep_has_one_folder_per_job(app: Path) -> None:
-    done = run(app, "-m", "seed=1,2,3")
-    assert (done.returncode, done.stderr) == (0, "")
+    code, output, error = fork(app, "-m", "seed=1,2,3")
+    assert (code, error) == (0, "")
     runs = app.parent / "work" / "runs"
-    lines = [line.split() for line in done.stdout.splitlines()]
+    lines = [line.split() for line in output.splitlines()]
     assert lines == [["0", "1", f"{runs}/now"], ["0", "2", f"{runs}/now-1"], ["0", "3", f"{runs}/now-2"]]
     assert OmegaConf.load(runs / "now-1" / "config.yaml").seed == 2  # pyright: ignore
 

@@ -40,7 +40,7 @@ def test_policy_equals_the_loop(rows: list[list[tuple[int, int]]], quarters: int
 
 
 def test_policy_has_the_best_score_on_random_arms() -> None:
-    value, cost = random_problem(0, 5000, 6)
+    value, cost = random_problem(0, 5000, 5)
     for price in (0.0, 0.3, 1.7, 20.0):
         score = value - price * cost
         assert torch.equal(policy_treatment(value, cost, torch.tensor(price)), score.argmax(1))

@@ -267,7 +267,7 @@ def test_bad_batches_and_multipliers() -> None:
                 with pytest.raises(InputError, match=rf"value\[{user}, {arm}\] is {bad}"):
                     policy(x, mostly)
             with pytest.raises(InputError, match=rf"value\[{user}, 0\] is {bad}"):
-                policy(value[:, arm : arm + 1], good[:, :1])
+                policy(value[:, arm : arm + 1].double(), good[:, :1].double())
     policy = PricePolicy(1.0, ("control", "ten"))
     with pytest.raises(InputError, match="value and cost of 3 treatments; allowed: 2 of each"):
         policy(torch.ones(4, 3), torch.ones(4, 3))

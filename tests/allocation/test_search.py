@@ -95,14 +95,14 @@ def test_several_budgets_to_the_last_bit(path: str, make: Make, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("make", PROBLEMS)
-@pytest.mark.parametrize("guess", [0.0, 0.5, 0.999, 1.0, 1.001, 3.0, 1e6])
-def test_a_wrong_guess_costs_time_only(path: str, make: Make, guess: float) -> None:
+def test_a_wrong_guess_costs_time_only(path: str, make: Make) -> None:
     value, cost = make()
     budget = max(budget_between(cost, value, 0.4), 1e-3)
     cold = allocate(value, cost, budget)
-    warm = allocate(value, cost, budget, multiplier=guess * cold.multiplier)
-    assert torch.equal(warm.assignment, cold.assignment)
-    assert warm.certificate() == cold.certificate()
+    for guess in (0.0, 0.5, 0.999, 1.0, 1.001, 3.0, 1e6):
+        warm = allocate(value, cost, budget, multiplier=guess * cold.multiplier)
+        assert torch.equal(warm.assignment, cold.assignment), guess
+        assert warm.certificate() == cold.certificate(), guess
 
 
 @pytest.mark.parametrize("make", PROBLEMS)

@@ -120,7 +120,7 @@ def test_models_and_estimators_accept_their_configs() -> None:
     assert {p.stem for p in (CONFIGS / "model").glob("*.yaml")} == MODELS.keys()
     for name, model in MODELS.items():
         config: Any = OmegaConf.to_container(composed(f"model={name}").model)
-        assert config.pop("optimizer")["lr"] == 0.004
+        assert config.pop("optimizer")["schedule"] == "cosine"
         assert {key for key, value in config.items() if value is not None} == {
             "name",
             *(f.name for f in fields(model.kind)),

@@ -224,7 +224,7 @@ class _Run:
 
 
 def unsuited(needs: Mapping[str, Any], datamodule: TrialData) -> str | None:
-    """Why a method is not for a data set: ``arms``, ``value_kind``, and ``doses``, arms whose cost rises.
+    """Why a method is not for a data set: ``arms``, ``value_kind``, ``doses`` (arms whose cost rises), ``user_ids``.
 
     Raises:
         InputError: for another need.
@@ -234,6 +234,7 @@ def unsuited(needs: Mapping[str, Any], datamodule: TrialData) -> str | None:
         "arms": schema.num_treatments,
         "value_kind": schema.value_kind,
         "doses": all(a < b for a, b in pairwise(costs)),
+        "user_ids": any(f.name == "user_id" for f in schema.sparse),
     }
     for need, wanted in needs.items():
         if need not in has:

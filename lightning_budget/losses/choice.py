@@ -61,12 +61,12 @@ class LossChoice:
         """Whether it is a loss of scores, not of predictions."""
         return self.name in PAIRS
 
-    def check(self, pairs: str | None, own_value_loss: bool, objective: bool = False) -> None:
+    def check(self, pairs: str | None, own_losses: bool, objective: bool = False) -> None:
         """Refuse a model or a goal that the loss cannot train.
 
         Args:
             pairs: of the model's scores, ``None`` for one without.
-            own_value_loss: whether the model's value head brings a likelihood.
+            own_losses: whether a head of the model brings a likelihood.
             objective: whether the marketing goal is to join the loss.
 
         Raises:
@@ -83,11 +83,11 @@ class LossChoice:
             raise InputError(
                 f"model=direct_ranking with loss={self.name}", f"loss={' or '.join(direct)}", "choose another model"
             )
-        if self.is_two_step and own_value_loss:
+        if self.is_two_step and own_losses:
             raise InputError(
-                f"loss={self.name} with a value head that has a likelihood of its own",
-                "a head whose mean can be fitted to effects",
-                "set model.value_head=plain, or loss=factual",
+                f"loss={self.name} with a head that has a likelihood of its own",
+                "heads whose mean can be fitted to effects",
+                "set model.value_head=plain and model.cost_head=plain, or loss=factual",
             )
         if self.is_direct and objective:
             raise InputError(

@@ -24,6 +24,7 @@ def response_losses(
     cost_scale: float,
     weight_mean: float = 1.0,
     value_losses: Tensor | None = None,
+    cost_losses: Tensor | None = None,
 ) -> Tensor:
     """Loss of the given arm of each row, ``[n]``, weighted so that its mean is averaged within arms first.
 
@@ -38,7 +39,7 @@ def response_losses(
         value_scale, cost_scale: outcome units of one unit of error.
         weight_mean: mean sample weight in the training data, of which the loss of a row is a multiple where the batch
             has sample weights.
-        value_losses: ``[n]``, instead of ``ℓ(y^v_i, v̂_{i,t_i})``: a learner's own likelihood.
+        value_losses: ``[n]``, instead of ``ℓ(y^v_i, v̂_{i,t_i})``: a learner's own likelihood; cost_losses: likewise.
 
     Source: Zhou et al. 2024 (DFCL), arXiv:2407.13664.
     """
@@ -47,5 +48,7 @@ def response_losses(
     cost = prediction.cost.gather(1, given).squeeze(1)
     if value_losses is None:
         value_losses = outcome_loss(value, batch.value, value_kind, value_scale)
-    loss = value_losses + outcome_loss(cost, batch.cost, cost_kind, cost_scale)
+    if cost_losses is None:
+        cost_losses = outcome_loss(cost, batch.cost, cost_kind, cost_scale)
+    loss = value_losses + cost_losses
     return sample_weighted(1 / (arm_share.numel() * arm_share[batch.treatment]), batch, weight_mean) * loss

@@ -159,11 +159,15 @@ class Learner(nn.Module, ABC):
 
     def value_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
         """Loss ``[n]`` of the given arm's value, where the value's head has its own; ``None``: the factual one."""
-        raw = output.extra["value"]
-        given = batch.treatment.view(-1, 1, 1).expand(-1, 1, raw.shape[2])
         return self.value_response.losses(
-            raw.gather(1, given).squeeze(1), self.value_mean[batch.treatment], batch.value
+            _given(output.extra["value"], batch.treatment), self.value_mean[batch.treatment], batch.value
         )
+
+    def cost_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
+        """As :meth:`value_losses`, of the cost: 0 where the arm's is known."""
+        raw, mean = _given(output.extra["cost"], batch.treatment), self.cost_mean[batch.treatment]
+        losses = self.cost_response.losses(raw, mean, batch.cost)
+        return None if losses is None else losses.where(self.known_cost[batch.treatment].isnan(), 0.0)
 
     def is_by_arm(self, name: str) -> bool:
         """Whether the leading axis of the state's entry ``name`` holds the K arms, each its own block."""
@@ -174,6 +178,11 @@ class Learner(nn.Module, ABC):
     def joins_arms(self) -> bool:
         """Whether what is learned of an arm depends on which arms lie beside it."""
         return bool(self.options.share_doses) or self.value_response.ordered or self.cost_response.ordered
+
+
+def _given(raw: Tensor, treatment: Tensor) -> Tensor:
+    """Raw outputs ``[n, C]`` of the arm given."""
+    return raw.gather(1, treatment.view(-1, 1, 1).expand(-1, 1, raw.shape[2])).squeeze(1)
 
 
 def _response(outcome: str, name: str, schema: DataSchema, statistics: Mapping[str, Any]) -> Response:

@@ -72,42 +72,45 @@ class Monotone(Response):
 
 
 class Funnel(Response):
-    """Probability of a conversion times its value: ``v_j = σ(raw_0j) · c_j``, a conversion being a value above 0.
+    """Probability of a conversion times its size: ``v_j = σ(raw_0j) · c_j``, a conversion being an outcome above 0.
 
-    Loss: cross-entropy of the conversion, and squared error of ``c_j`` in units of the scale on rows that converted.
+    Loss: cross-entropy of the conversion, and half the gamma deviance of ``c_j = exp(raw_1j)`` on rows that converted,
+    ``y / c_j − log(y / c_j) − 1``: least at the mean, in units of the size itself, so that few large ones do not rule.
 
     Raises:
-        InputError: for a binary value, which is its own conversion.
+        InputError: for a binary outcome, which is its own conversion.
 
-    Source: FunnelCausalNet, arXiv:2608.11675.
+    Source: after FunnelCausalNet, arXiv:2608.11675; the deviance is ours.
     """
 
     channels = 2
-    for_cost = False
 
     def __init__(self, outcome: str, kind: Outcome, scale: float) -> None:
         super().__init__(outcome, kind, scale)
         if kind == "binary":
             raise InputError(
-                f"model.value_head={type(self).__name__.lower()} on a binary value",
-                "values of many sizes, most of them 0",
-                "use value_head=plain, which is a probability",
+                f"model.{outcome}_head={type(self).__name__.lower()} on a binary {outcome}",
+                f"a {outcome} of many sizes, often 0",
+                f"use {outcome}_head=plain, which is a probability",
             )
 
     def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
-        p, conditional = self.parts(raw, mean)
-        return torch.sigmoid(p) * conditional
+        logit, log = self.parts(raw, mean)
+        return self.scale * torch.sigmoid(logit) * log.exp()
 
     def parts(self, raw: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Logit of a conversion, and the value of one."""
+        """Logit of a conversion, and logarithm of its size in units of the scale."""
         p = start_probability(mean, self.scale)
-        return raw[..., 0] + torch.logit(p), LINKS["positive"](raw[..., 1], mean.clamp_min(0) / p, self.scale)
+        log = raw[..., 1] + (mean / (self.scale * p)).clamp_min(1e-4).log()
+        return raw[..., 0] + torch.logit(p), log.clamp(-LARGEST_LOG, LARGEST_LOG)
 
     def losses(self, raw: Tensor, mean: Tensor, observed: Tensor) -> Tensor:
-        logit, conditional = self.parts(raw, mean)
+        logit, log = self.parts(raw, mean)
         bought, amount = conversion(observed)
-        size = ((conditional - amount) / self.scale).square()
-        return F.binary_cross_entropy_with_logits(logit, bought, reduction="none") + bought * size
+        excess = torch.where(bought > 0, amount / self.scale, 1.0).log() - log
+        return F.binary_cross_entropy_with_logits(logit, bought, reduction="none") + bought * (
+            excess.exp() - excess - 1
+        )
 
 
 class ZILN(Funnel):
@@ -123,6 +126,7 @@ class ZILN(Funnel):
     """
 
     channels = 3
+    for_cost = False
 
     def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
         logit, mu, sigma = self.moments(raw, mean)
@@ -166,8 +170,8 @@ def conversion(observed: Tensor) -> tuple[Tensor, Tensor]:
     negative = observed < 0
     if not observed.is_cuda and bool(negative.any()):
         raise InputError(
-            f"value {float(observed.min()):g} under model.value_head=funnel or ziln",
-            "values of at least 0",
-            "use value_head=plain",
+            f"{float(observed.min()):g} under a head of kind funnel or ziln",
+            "outcomes of at least 0",
+            "use model.value_head=plain and model.cost_head=plain",
         )
     return (observed > 0).to(observed.dtype).masked_fill(negative, math.nan), observed

@@ -122,19 +122,25 @@ class BudgetModule(L.LightningModule):
         return self.net.outputs(batch.dense, batch.sparse) if whole else self.net(batch.dense, batch.sparse)
 
     def prediction_losses(
-        self, batch: RCTBatch, prediction: ResponsePrediction, value_losses: Tensor | None = None
+        self,
+        batch: RCTBatch,
+        prediction: ResponsePrediction,
+        value_losses: Tensor | None = None,
+        cost_losses: Tensor | None = None,
     ) -> Tensor:
         """Of each row, ``[N]``, where the loss is one of predictions; in train mode rows are the training split's.
 
         See :meth:`~lightning_budget.training.prediction_loss.PredictionLoss.of_prediction`.
         """
-        return self.prediction_loss.of_prediction(batch, prediction, value_losses, self.arm_share, self.training)
+        own = value_losses, cost_losses
+        return self.prediction_loss.of_prediction(batch, prediction, *own, self.arm_share, self.training)
 
     def _losses(self, batch: RCTBatch, output: LearnerOutput) -> Tensor:
         assert self.net is not None
         if self.prediction_loss.choice.is_direct:
             return self.prediction_loss.of_scores(batch, output, self.net, self.arm_share)
-        return self.prediction_losses(batch, output.prediction, self.net.value_losses(batch, output))
+        own = self.net.value_losses(batch, output), self.net.cost_losses(batch, output)
+        return self.prediction_losses(batch, output.prediction, *own)
 
     def _prepare_loss(self) -> None:
         """Once checkpoints are loaded, which is not yet so when fitting starts."""

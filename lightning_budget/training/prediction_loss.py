@@ -45,7 +45,8 @@ class PredictionLoss:
             InputError: as :meth:`~lightning_budget.losses.choice.LossChoice.check`.
         """
         pairs = net.options.pairs if isinstance(net, DirectRanking) else None  # type: ignore[attr-defined]
-        own = type(net.value_response).losses is not Response.losses
+        heads = (net.value_response, net.cost_response)
+        own = any(type(head).losses is not Response.losses for head in heads)
         self.choice.check(pairs, own, objective)
 
     def prepare(self, data: TrialData, device: torch.device) -> None:
@@ -98,13 +99,15 @@ class PredictionLoss:
         batch: RCTBatch,
         prediction: ResponsePrediction,
         value_losses: Tensor | None,
+        cost_losses: Tensor | None,
         arm_share: Tensor,
         training: bool,
     ) -> Tensor:
         """``[n]``: the factual loss, or the second step of a two-step fit.
 
         Args:
-            batch: n rows; prediction: ``[n, K]``; value_losses: ``[n]``, instead of the factual value's loss.
+            batch: n rows; prediction: ``[n, K]``; value_losses, cost_losses: ``[n]``, instead of the
+                factual ones.
             arm_share: ``[K]``, on their device.
             training: whether the rows are those of the training split.
         """
@@ -112,7 +115,7 @@ class PredictionLoss:
         kinds: tuple[Outcome, Outcome] = (self.schema.value_kind, self.schema.cost_kind)
         scales = s.value_scale, s.cost_scale, s.weight_mean
         if self.choice.name not in ("dr", "x"):
-            return response_losses(batch, prediction, arm_share, *kinds, *scales, value_losses)
+            return response_losses(batch, prediction, arm_share, *kinds, *scales, value_losses, cost_losses)
         assert self._baseline is not None
         first = self._baseline.predict(batch) if training else self._baseline.predict_others(batch)
         return two_step_losses(batch, prediction, first, self.choice.name, arm_share, *kinds, *scales)

@@ -14,7 +14,7 @@ from lightning_budget.models.registry import MODELS, build_model
 SIZES: dict[str, Any] = {"embedding_dim": 3, "dense_hidden": [6], "trunk_hidden": [10, 7], "head_hidden": 4}
 HEADS: list[dict[str, Any]] = [
     {"backbone": "dcn_v2", "cross_rank": 2},
-    {"value_head": "funnel"},
+    {"value_head": "funnel", "cost_head": "funnel"},
     {"value_head": "ziln", "backbone": "dcn_v2"},
     {"value_head": "monotone", "cost_head": "monotone"},
     {"share_doses": 2},
@@ -23,11 +23,14 @@ HEADS: list[dict[str, Any]] = [
 REFUSED = {
     "s_learner": {"share_doses"},
     "t_learner": {"share_doses"},
-    "descn": {"cost_head"},
+    "descn": {"value_head=monotone"},
     "direct_ranking": {"value_head"},
 }
 CASES = [(name, {}) for name in MODELS] + [
-    (name, options) for name in MODELS for options in HEADS if not REFUSED.get(name, set()) & options.keys()
+    (name, options)
+    for name in MODELS
+    for options in HEADS
+    if not REFUSED.get(name, set()) & {*options, *(f"{k}={v}" for k, v in options.items())}
 ]
 IDS = ["-".join([name, *map(str, options.values())]) for name, options in CASES]
 
@@ -53,10 +56,11 @@ def total_loss(model: Learner, batch: RCTBatch) -> torch.Tensor:
     """Everything that a learner is trained by: factual losses, its own, and those of its value's head."""
     output = model.outputs(batch.dense, batch.sparse)
     given = batch.treatment.unsqueeze(1)
-    value = model.value_losses(batch, output)
+    value, cost = model.value_losses(batch, output), model.cost_losses(batch, output)
     if value is None:
         value = (output.prediction.value.gather(1, given).squeeze(1) - batch.value).square()
-    cost = (output.prediction.cost.gather(1, given).squeeze(1) - batch.cost).square()
+    if cost is None:
+        cost = (output.prediction.cost.gather(1, given).squeeze(1) - batch.cost).square()
     return (value + cost + sum(model.extra_losses(batch, output).values())).mean()
 
 

@@ -108,16 +108,18 @@ def test_ziln_stays_finite_far_out() -> None:
         assert gradient.isfinite().all()
 
 
-def test_funnel_is_conversion_times_its_value() -> None:
+@pytest.mark.parametrize("outcome", ["value", "cost"])
+def test_funnel_is_conversion_times_its_size(outcome: str) -> None:
     torch.manual_seed(0)
     raw, mean, scale = torch.randn(50, 2), torch.full((50,), 0.8), 1.5
     observed = torch.where(torch.rand(50) < 0.5, 3 * torch.rand(50), 0.0)
-    response = Funnel("value", "continuous", scale)
-    logit, conditional = (x.double().numpy() for x in response.parts(raw, mean))
-    p, y = sigmoid(logit), observed.double().numpy()
-    np.testing.assert_allclose(response(raw, mean).numpy(), p * conditional, rtol=1e-5)
+    response = Funnel(outcome, "continuous", scale)
+    logit, log = (x.double().numpy() for x in response.parts(raw, mean))
+    p, y, size = sigmoid(logit), observed.double().numpy(), scale * np.exp(log)
+    np.testing.assert_allclose(response(raw, mean).numpy(), p * size, rtol=1e-5)
     expected = [
-        -math.log(p[i]) + ((conditional[i] - y[i]) / scale) ** 2 if y[i] > 0 else -math.log(1 - p[i]) for i in range(50)
+        -math.log(p[i]) + y[i] / size[i] - math.log(y[i] / size[i]) - 1 if y[i] > 0 else -math.log(1 - p[i])
+        for i in range(50)
     ]
     np.testing.assert_allclose(response.losses(raw, mean, observed).numpy(), expected, rtol=1e-4)
 
@@ -232,3 +234,12 @@ def test_descn_s_losses_row_by_row(kind: str) -> None:
         assert float(found["propensity_loss"][i]) == pytest.approx(-0.2 * math.log(share[t[i]]), rel=1e-4)
         assert float(found["entire_space_loss"][i]) == pytest.approx(0.3 * entire, rel=1e-3)
         assert float(found["cross_loss"][i]) == pytest.approx(0.4 * cross, rel=1e-3)
+
+
+def test_a_known_cost_has_no_loss_under_a_head_with_its_own() -> None:
+    model = shaken(build("tarnet", schema={"known_cost": (0.0, None, None)}, cost_head="funnel"))
+    batch = trial(40)
+    losses = model.cost_losses(batch, model.outputs(batch.dense, batch.sparse))
+    assert losses is not None
+    assert not losses[batch.treatment == 0].any()
+    assert losses[batch.treatment > 0].all()

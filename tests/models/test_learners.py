@@ -125,7 +125,7 @@ def test_a_config_and_its_learner_tell_each_other(name: str, options: dict[str, 
         ({"name": "s_learner", "share_doses": 1}, "model.share_doses=1 with a SLearner"),
         ({"name": "tarnet", "backbone": "cnn"}, "model.backbone='cnn'; allowed: mlp, dcn_v2"),
         ({"name": "tarnet", "cross_layers": 0}, "model.cross_layers=0; allowed: at least 1"),
-        ({"name": "tarnet", "cost_head": "ziln"}, "model.cost_head='ziln'; allowed: plain, monotone"),
+        ({"name": "tarnet", "cost_head": "ziln"}, "model.cost_head='ziln'; allowed: plain, monotone, funnel"),
         ({"name": "tarnet", "value_head": "hurdle"}, "allowed: plain, monotone, funnel, ziln"),
         ({"name": "dragonnet", "targeted_weight": -1.0}, "model.targeted_weight=-1; allowed: a number of at least 0"),
         ({"name": "descn", "cost_head": "monotone"}, "model.cost_head=monotone with a DESCN"),
@@ -144,7 +144,7 @@ def test_heads_that_do_not_fit_the_data() -> None:
             build("tarnet", schema={"value_kind": "binary"}, value_head=head)
         model = build("tarnet", value_head=head)
         batch = replace(trial(6), value=torch.tensor([1.0, 0, -2, 0, 1, 1]))
-        with pytest.raises(InputError, match=r"value -2 under model\.value_head=funnel or ziln"):
+        with pytest.raises(InputError, match=r"-2 under a head of kind funnel or ziln"):
             total_loss(model, batch)
     with pytest.raises(InputError, match=r"does not rise from each to the next: arm_0 0, arm_1 0\.5, arm_2 0\.5"):
         build("tarnet", schema={"known_cost": (0.0, 0.5, 0.5)}, value_head="monotone")

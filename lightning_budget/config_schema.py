@@ -34,6 +34,7 @@ class ModelConfig:
     value_head: str = "plain"
     cost_head: str = "plain"
     share_doses: int = 0
+    wide: bool = False
     arm_dim: int | None = None
     propensity_weight: float | None = None
     targeted_weight: float | None = None

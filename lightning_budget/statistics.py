@@ -28,6 +28,9 @@ class DataStatistics:
         value_scale, cost_scale: root mean square of the outcome over all rows (below 1e-8 counts as 1);
             1 for a binary outcome.
         weight_mean: mean sample weight, 1 where there are none.
+        value_conversion, cost_conversion: K each, share of outcomes above 0 of the rows given each treatment; empty:
+            unknown.
+        value_min: least observed value, whatever the row's weight.
     """
 
     dense_mean: tuple[float, ...]
@@ -38,6 +41,9 @@ class DataStatistics:
     value_scale: float
     cost_scale: float
     weight_mean: float = 1.0
+    value_conversion: tuple[float, ...] = ()
+    cost_conversion: tuple[float, ...] = ()
+    value_min: float = 0.0
 
     @classmethod
     def from_table(cls, table: RCTTable, schema: DataSchema) -> DataStatistics:
@@ -68,9 +74,12 @@ class DataStatistics:
             arm_share=tuple((counts / counts.sum()).tolist()),
             value_mean=_mean_by_arm(table.value, table.treatment, counts, weight),
             cost_mean=_mean_by_arm(table.cost, table.treatment, counts, weight),
+            value_conversion=_mean_by_arm(table.value > 0, table.treatment, counts, weight),
+            cost_conversion=_mean_by_arm(table.cost > 0, table.treatment, counts, weight),
             value_scale=_scale(table.value, schema.value_kind, weight),
             cost_scale=_scale(table.cost, schema.cost_kind, weight),
             weight_mean=1.0 if weight is None else float(weight.mean()),
+            value_min=float(table.value.min()),
         )
 
     @property

@@ -8,7 +8,7 @@ from lightning_budget.plots import BLACK, COLORS, GREY, Axes, Figure, new_figure
 from lightning_budget.report.figure import plain_text
 
 COLUMNS = 3
-KINDS = ("two_stage", "direct", "published", "reference", "default", "default_variant")
+KINDS = ("two_stage", "direct", "published", "reference", "default", "ablation")
 
 
 def differences_figure(results: Results) -> Figure:

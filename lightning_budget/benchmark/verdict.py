@@ -9,7 +9,7 @@ from lightning_budget.benchmark.paired import Paired, against, best_two_stage, i
 from lightning_budget.benchmark.results import Results, mean
 from lightning_budget.report.results import CONTROL, ORACLE
 
-DEFAULT = "default"
+DEFAULT, WITHOUT_GOAL = "default", "default_two_stage"
 HALF, LARGE = 0.5, 100_000
 """Share of the regret to close, on data sets with an oracle and at least so many training rows."""
 RIVALS = ("published", "direct")
@@ -84,6 +84,8 @@ def findings(results: Results) -> list[Finding]:
     found = []
     for dataset in results.suite.datasets:
         found += on_data_set(results, dataset)
+        if (paired := against(results, dataset, DEFAULT, WITHOUT_GOAL)) is not None:
+            found.append(Finding(f"{dataset}: what the goal adds to its learner {told(paired)}", paired.mean_high >= 0))
     rivals = [m for m in results.suite.methods if results.kinds.get(m) in RIVALS]
     return found + [f for m in rivals if (f := against_rival(results, m)) is not None]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lightning_budget.models.learner import LearnerOutput, Observed
 from lightning_budget.models.options import Options, refuse_negative
-from lightning_budget.models.responses import Response
+from lightning_budget.models.responses import Response, Start
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.prediction import outcome_loss
 from lightning_budget.schema import DataSchema
@@ -56,6 +56,7 @@ class DESCN(TARNet):
 
     kind = DESCNOptions
     ordered_heads: ClassVar[bool] = False
+    may_be_wide: ClassVar[bool] = False
 
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
         super().__init__(schema, statistics, sparse_arch, options)
@@ -78,15 +79,15 @@ class DESCN(TARNet):
         propensity = F.cross_entropy(extra["propensity"], batch.treatment, reduction="none")
         share = extra["propensity"].softmax(1)
         entire = cross = torch.zeros_like(propensity)
-        for outcome, mean, response in (
-            ("value", self.value_mean, self.value_response),
-            ("cost", self.cost_mean, self.cost_response),
+        for outcome, start, response in (
+            ("value", self.value_start, self.value_response),
+            ("cost", self.cost_start, self.cost_response),
         ):
             observed, predicted = getattr(batch, outcome), getattr(output.prediction, outcome)
             given = F.one_hot(batch.treatment, self.num_treatments).to(observed.dtype)
             both = outcome_loss(share * predicted, observed.unsqueeze(1) * given, response.kind, response.scale)
             entire = entire + both.sum(1)
-            crossed = _crossed(extra[outcome], extra[f"{outcome}_effect"], mean, response)
+            crossed = _crossed(extra[outcome], extra[f"{outcome}_effect"], start, response)
             cross = cross + _cross_loss(crossed, observed, batch.treatment, response)
         return {
             "propensity_loss": o.propensity_weight * propensity,
@@ -98,10 +99,11 @@ class DESCN(TARNet):
         return name.startswith("propensity_head.") or super().is_by_arm(name)
 
 
-def _crossed(raw: Tensor, effect: Tensor, mean: Tensor, response: Response) -> tuple[Tensor, Tensor]:
+def _crossed(raw: Tensor, effect: Tensor, start: Start, response: Response) -> tuple[Tensor, Tensor]:
     """``[N, K − 1]`` each: the treated arms' outcomes by way of control, and control's by way of each of them."""
-    treated = response(raw[:, :1] + effect[:, 1:], mean[1:])
-    return treated, response(raw[:, 1:] - effect[:, 1:], mean[:1].expand_as(mean[1:]))
+    treated = response(raw[:, :1] + effect[:, 1:], start.of(slice(1, None)))
+    control = start.of(torch.zeros(effect.shape[1] - 1, dtype=torch.int64, device=effect.device))
+    return treated, response(raw[:, 1:] - effect[:, 1:], control)
 
 
 def _cross_loss(crossed: tuple[Tensor, Tensor], observed: Tensor, treatment: Tensor, response: Response) -> Tensor:

@@ -15,22 +15,28 @@ from lightning_budget.models.options import Options, refuse_negative
 from lightning_budget.models.tarnet import TARNet
 from lightning_budget.schema import DataSchema
 
+USER_ID = "user_id"
+"""Name of the id feature that is described where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class DescribedTARNetOptions(Options):
     """Args: described: id features whose embeddings learn from dense features alone; description_weight: of that loss.
 
+    Where none is named it is :data:`USER_ID`, if the data has it and dense features; else nothing is described, and the
+    learner is a TARNet.
+
     Raises:
-        InputError: for no or repeated features, or a weight below 0.
+        InputError: for a repeated feature, or a weight below 0.
     """
 
-    described: tuple[str, ...] = ("user_id",)
+    described: tuple[str, ...] = ()
     description_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_negative(description_weight=self.description_weight)
-        if not self.described or len(set(self.described)) < len(self.described):
+        if len(set(self.described)) < len(self.described):
             found = f"model.described={list(self.described)}"
             raise InputError(found, "id features, each once", "name the users' id, or use tarnet")
 
@@ -47,7 +53,7 @@ class DescribedTARNet(TARNet):
     an embedding of one user, which has few rows and noisy outcomes. An id without rows keeps its small start.
 
     Raises:
-        InputError: for data without dense features, or without one of the described.
+        InputError: for data without dense features or one of the described, where those are named.
     """
 
     kind = DescribedTARNetOptions
@@ -56,23 +62,26 @@ class DescribedTARNet(TARNet):
         super().__init__(schema, statistics, sparse_arch, options)
         assert isinstance(options, DescribedTARNetOptions)
         names = [f.name for f in schema.sparse]
-        if missing := [name for name in options.described if name not in names]:
+        described = options.described or tuple(name for name in names if name == USER_ID and schema.dense)
+        if missing := [name for name in described if name not in names]:
             raise InputError(
                 f"model.described={missing[0]!r}", f"id features of the data: {', '.join(names) or 'none'}", "mend it"
             )
-        if not schema.dense:
-            raise InputError("model.name=described_tarnet without dense features", "some", "use tarnet")
-        self.is_described = [name in options.described for name in names]
-        self.describe = nn.Linear(options.embedding_dim * sum(self.is_described), len(schema.dense))
+        if described and not schema.dense:
+            raise InputError("model.described without dense features", "some", "leave it out")
+        self.is_described = [name in described for name in names]
+        if described:
+            self.describe = nn.Linear(options.embedding_dim * len(described), len(schema.dense))
 
     def outputs(self, dense: Tensor, sparse: Any) -> LearnerOutput:
+        if not any(self.is_described):
+            return super().outputs(dense, sparse)
         assert self.sparse_arch is not None
-        assert self.dense_arch is not None
-        x = ((dense - self.dense_mean) / self.dense_std).clamp(-8, 8)
+        x = self.standardised(dense)
         pooled = self.sparse_arch(sparse).split(self.options.embedding_dim, dim=1)
         own = [e for e, described in zip(pooled, self.is_described, strict=True) if described]
         held = [e.detach() if described else e for e, described in zip(pooled, self.is_described, strict=True)]
-        raw = self.raw(torch.cat([self.dense_arch(x), *held], dim=1))
+        raw = self.widened(self.raw(self.encode(x, torch.cat(held, dim=1))), x)
         if self.training:
             raw["description"] = (self.describe(torch.cat(own, dim=1)) - x).square().mean(dim=1)
         return LearnerOutput(self.respond(raw), raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class DirectRanking(TARNet):
     """
 
     kind = RankingOptions
+    may_be_wide: ClassVar[bool] = False
 
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
         assert isinstance(options, RankingOptions)
@@ -109,7 +110,7 @@ class DirectRanking(TARNet):
         }
 
     def respond(self, raw: Mapping[str, Tensor]) -> ResponsePrediction:
-        learned = cost_with_known(self.cost_response(raw["cost"], self.cost_mean), self.known_cost)
+        learned = cost_with_known(self.cost_response(raw["cost"], self.cost_start), self.known_cost)
         q = self.roi_scale * torch.sigmoid(raw["score"])
         cost, value = list(learned.unbind(1)), [self.value_mean[0].expand(q.shape[0])] * self.num_treatments
         for j in self.order[1:]:

@@ -51,11 +51,34 @@ class DoseHeads(nn.Module):
         self.num_treatments = num_treatments
 
     def forward(self, representation: Tensor) -> Tensor:
-        dose = torch.arange(self.num_treatments, device=self.out.device) / (self.num_treatments - 1)
-        powers = dose.unsqueeze(1) ** torch.arange(self.out.shape[0], device=self.out.device)
-        weight = (powers @ self.out.flatten(1)).unflatten(1, self.out.shape[1:])
+        weight = of_doses(self.out, self.num_treatments)
         raw = F.silu(self.hidden(representation)) @ weight.transpose(0, 1).flatten(1)
         return raw.unflatten(1, self.bias.shape) + self.bias
+
+
+class LinearHeads(nn.Module):
+    """A linear map for each treatment, without a bias, ``[N, in_features] → [N, K, channels]``; starts at zero.
+
+    Args:
+        in_features, num_treatments, channels: as of :class:`DoseHeads`; degree: R, maps are polynomials of the dose of
+            that degree; 0: each treatment has its own.
+    """
+
+    def __init__(self, in_features: int, num_treatments: int, channels: int, degree: int = 0) -> None:
+        super().__init__()
+        self.degree, self.num_treatments = degree, num_treatments
+        self.weight = nn.Parameter(torch.zeros(degree + 1 if degree else num_treatments, in_features, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = of_doses(self.weight, self.num_treatments) if self.degree else self.weight
+        return (x @ weight.transpose(0, 1).flatten(1)).unflatten(1, (self.num_treatments, weight.shape[2]))
+
+
+def of_doses(weight: Tensor, num_treatments: int) -> Tensor:
+    """``Σ_r d_j^r w_r``: ``[K, …]`` from ``weight [R + 1, …]``, with ``d_j = j / (K − 1)``."""
+    dose = torch.arange(num_treatments, device=weight.device) / (num_treatments - 1)
+    powers = dose.unsqueeze(1) ** torch.arange(weight.shape[0], device=weight.device)
+    return (powers @ weight.flatten(1)).unflatten(1, weight.shape[1:])
 
 
 class ArmHeads(nn.Module):

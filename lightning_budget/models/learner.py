@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lightning_budget.errors import InputError
 from lightning_budget.models.backbones import Affine, dcn_v2, mlp
-from lightning_budget.models.heads import DoseHeads, TreatmentHeads
+from lightning_budget.models.heads import DoseHeads, LinearHeads, TreatmentHeads
 from lightning_budget.models.links import cost_with_known, unknown_if_none
 from lightning_budget.models.options import Options
-from lightning_budget.models.responses import RESPONSES, Response
+from lightning_budget.models.responses import RESPONSES, Response, Start, guessed_conversion
 from lightning_budget.prediction import ResponsePrediction
 from lightning_budget.schema import DataSchema
 
@@ -78,11 +78,15 @@ class Learner(nn.Module, ABC):
     """Whether ``share_doses`` has a meaning."""
     ordered_heads: ClassVar[bool] = True
     """Whether heads may build each arm on the one before."""
+    may_be_wide: ClassVar[bool] = True
+    """Whether raw outputs may have a linear part that :meth:`raw` does not know."""
 
     dense_mean: Tensor
     dense_std: Tensor
     value_mean: Tensor
     cost_mean: Tensor
+    value_conversion: Tensor
+    cost_conversion: Tensor
     known_cost: Tensor
 
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
@@ -91,6 +95,11 @@ class Learner(nn.Module, ABC):
         self.num_treatments = schema.num_treatments
         for name in ("dense_mean", "dense_std", "value_mean", "cost_mean"):
             self.register_buffer(name, torch.as_tensor(statistics[name], dtype=torch.float32))
+        for name in ("value", "cost"):
+            known, mean = statistics.get(f"{name}_conversion"), getattr(self, f"{name}_mean")
+            guessed = guessed_conversion(mean, statistics[f"{name}_scale"])
+            share = torch.as_tensor(known, dtype=torch.float32) if known else guessed
+            self.register_buffer(f"{name}_conversion", share)
         self.register_buffer("known_cost", unknown_if_none(schema.known_cost))
         self.value_scale, self.cost_scale = statistics["value_scale"], statistics["cost_scale"]
         self.value_response = _response("value", options.value_head, schema, statistics)
@@ -108,9 +117,30 @@ class Learner(nn.Module, ABC):
                 "0 for learners without a head for each arm over one representation",
                 "leave it out, or use tarnet, dragonnet or descn",
             )
+        if options.wide and not self.may_be_wide:
+            raise InputError(
+                f"model.wide=true with a {type(self).__name__}",
+                "false for learners whose raw outputs are not those of their heads alone",
+                "leave it out, or use tarnet",
+            )
         self.sparse_arch = sparse_arch
         self.dense_arch = mlp(len(schema.dense), options.dense_hidden) if schema.dense else None
         self.width = (options.dense_hidden[-1] if schema.dense else 0) + (sparse_arch.width if sparse_arch else 0)
+        self.is_wide = bool(options.wide and schema.dense)
+        if self.is_wide:
+            sizes, degree = (len(schema.dense), self.num_treatments), options.share_doses
+            self.wide_value_heads = LinearHeads(*sizes, self.value_response.channels, degree)
+            self.wide_cost_heads = LinearHeads(*sizes, self.cost_response.channels, degree)
+
+    @property
+    def value_start(self) -> Start:
+        """Where values start."""
+        return Start(self.value_mean, self.value_conversion)
+
+    @property
+    def cost_start(self) -> Start:
+        """Where costs start."""
+        return Start(self.cost_mean, self.cost_conversion)
 
     def backbone(self, in_features: int, linear: Affine = nn.Linear) -> nn.Sequential:
         """The trunk that the options choose, ``[N, in_features] → [N, trunk_hidden[-1]]``."""
@@ -125,14 +155,21 @@ class Learner(nn.Module, ABC):
         sizes = (o.trunk_hidden[-1], self.num_treatments, o.head_hidden, channels)
         return DoseHeads(*sizes, o.share_doses) if o.share_doses else TreatmentHeads(*sizes)
 
-    def encode(self, dense: Tensor, sparse: Any) -> Tensor:
-        """Features ``[N, width]`` of ``dense [N, D]`` as measured and the id features."""
-        parts = []
-        if self.dense_arch is not None:
-            parts.append(self.dense_arch(((dense - self.dense_mean) / self.dense_std).clamp(-8, 8)))
-        if self.sparse_arch is not None:
-            parts.append(self.sparse_arch(sparse))
-        return torch.cat(parts, dim=1)
+    def standardised(self, dense: Tensor) -> Tensor:
+        """``[N, D]`` z-scores of dense features as measured, within ±8."""
+        return ((dense - self.dense_mean) / self.dense_std).clamp(-8, 8)
+
+    def encode(self, x: Tensor, embeddings: Tensor | None) -> Tensor:
+        """Features ``[N, width]`` of standardised dense features ``[N, D]`` and pooled embeddings ``[N, F·E]``."""
+        parts = [] if self.dense_arch is None else [self.dense_arch(x)]
+        return torch.cat(parts if embeddings is None else [*parts, embeddings], dim=1)
+
+    def widened(self, raw: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        """Raw outputs with their linear part of standardised features ``x``, where there is one."""
+        if not self.is_wide:
+            return raw
+        value, cost = raw["value"] + self.wide_value_heads(x), raw["cost"] + self.wide_cost_heads(x)
+        return {**raw, "value": value, "cost": cost}
 
     @abstractmethod
     def raw(self, features: Tensor) -> dict[str, Tensor]:
@@ -140,13 +177,15 @@ class Learner(nn.Module, ABC):
 
     def outputs(self, dense: Tensor, sparse: Any) -> LearnerOutput:
         """Value and cost ``[N, K]`` of every treatment, and what the losses need."""
-        raw = self.raw(self.encode(dense, sparse))
+        x = self.standardised(dense)
+        embeddings = None if self.sparse_arch is None else self.sparse_arch(sparse)
+        raw = self.widened(self.raw(self.encode(x, embeddings)), x)
         return LearnerOutput(self.respond(raw), raw)
 
     def respond(self, raw: Mapping[str, Tensor]) -> ResponsePrediction:
         """Value and cost ``[N, K]`` of every treatment from raw outputs."""
-        value = self.value_response(raw["value"], self.value_mean)
-        cost = self.cost_response(raw["cost"], self.cost_mean)
+        value = self.value_response(raw["value"], self.value_start)
+        cost = self.cost_response(raw["cost"], self.cost_start)
         return ResponsePrediction(value, cost_with_known(cost, self.known_cost))
 
     def forward(self, dense: Tensor, sparse: Any) -> ResponsePrediction:
@@ -160,19 +199,19 @@ class Learner(nn.Module, ABC):
     def value_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
         """Loss ``[n]`` of the given arm's value, where the value's head has its own; ``None``: the factual one."""
         return self.value_response.losses(
-            _given(output.extra["value"], batch.treatment), self.value_mean[batch.treatment], batch.value
+            _given(output.extra["value"], batch.treatment), self.value_start.of(batch.treatment), batch.value
         )
 
     def cost_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
         """As :meth:`value_losses`, of the cost: 0 where the arm's is known."""
-        raw, mean = _given(output.extra["cost"], batch.treatment), self.cost_mean[batch.treatment]
-        losses = self.cost_response.losses(raw, mean, batch.cost)
+        raw, start = _given(output.extra["cost"], batch.treatment), self.cost_start.of(batch.treatment)
+        losses = self.cost_response.losses(raw, start, batch.cost)
         return None if losses is None else losses.where(self.known_cost[batch.treatment].isnan(), 0.0)
 
     def is_by_arm(self, name: str) -> bool:
         """Whether the leading axis of the state's entry ``name`` holds the K arms, each its own block."""
         own = name.endswith("_heads.bias") if self.options.share_doses else "_heads." in name
-        return own or name in ("value_mean", "cost_mean")
+        return own or name in ("value_mean", "cost_mean", "value_conversion", "cost_conversion")
 
     @property
     def joins_arms(self) -> bool:
@@ -187,6 +226,9 @@ def _given(raw: Tensor, treatment: Tensor) -> Tensor:
 
 def _response(outcome: str, name: str, schema: DataSchema, statistics: Mapping[str, Any]) -> Response:
     kind = schema.value_kind if outcome == "value" else schema.cost_kind
+    if name == "auto":
+        least = statistics.get("value_min", 0.0) if outcome == "value" else 0.0
+        name = "plain" if kind == "binary" or least < 0 else "funnel"
     response = RESPONSES[name](outcome, kind, statistics[f"{outcome}_scale"])
     if response.ordered:
         known = zip(schema.known_cost, statistics["cost_mean"], strict=True)

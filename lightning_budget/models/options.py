@@ -21,9 +21,12 @@ class Options:
         dropout: applied after every trunk layer.
         backbone: of the trunk, one of :data:`~lightning_budget.models.backbones.BACKBONES`.
         cross_layers, cross_rank: of ``dcn_v2``; rank 0: full matrices.
-        value_head, cost_head: from raw outputs to outcomes, see :data:`~lightning_budget.models.responses.RESPONSES`.
+        value_head, cost_head: from raw outputs to outcomes, see :data:`~lightning_budget.models.responses.RESPONSES`;
+            ``auto``: plain for an outcome that is binary or can be negative, else funnel.
         share_doses: R > 0: heads share one hidden layer, and their output weights are a polynomial of degree R in the
             dose, taken as ``j / (K − 1)``; 0: every arm has a head of its own.
+        wide: raw outputs are also linear in the standardised dense features, beside the trunk and its heads
+            (Cheng et al. 2016, arXiv:1606.07792).
 
     Raises:
         InputError: for a size or choice that is not allowed.
@@ -40,6 +43,7 @@ class Options:
     value_head: str = "plain"
     cost_head: str = "plain"
     share_doses: int = 0
+    wide: bool = False
 
     def __post_init__(self) -> None:
         for name in WIDTHS:
@@ -52,8 +56,9 @@ class Options:
         for name, least in (("cross_layers", 1), ("cross_rank", 0), ("share_doses", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"model.{name}={getattr(self, name)}", f"at least {least}", "raise it")
-        costs = tuple(name for name, kind in RESPONSES.items() if kind.for_cost)
-        for name, allowed in (("backbone", BACKBONES), ("value_head", tuple(RESPONSES)), ("cost_head", costs)):
+        values = ("auto", *RESPONSES)
+        costs = tuple(name for name in values if name == "auto" or RESPONSES[name].for_cost)
+        for name, allowed in (("backbone", BACKBONES), ("value_head", values), ("cost_head", costs)):
             if getattr(self, name) not in allowed:
                 raise InputError(
                     f"model.{name}={getattr(self, name)!r}", ", ".join(allowed), "choose one of the allowed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,21 @@ LARGEST_LOG = 20.0
 """Bound of the exponent of a log-normal mean in units of the scale, well below where float32 ends."""
 
 LEAST_SIGMA = 0.05
+
+
+class Start(NamedTuple):
+    """What raw outputs of 0 predict for each arm ``[K]``, or for the arm of each row ``[n]``.
+
+    Attributes:
+        mean: of the outcome; conversion: share of outcomes above 0.
+    """
+
+    mean: Tensor
+    conversion: Tensor
+
+    def of(self, arms: Tensor | slice) -> Start:
+        """Those of some arms."""
+        return Start(self.mean[arms], self.conversion[arms])
 
 
 class Response:
@@ -39,32 +55,32 @@ class Response:
         self.kind: Outcome = kind
         self.scale = scale
 
-    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
-        """``[N, K]`` from ``raw [N, K, C]`` and the arms' means ``[K]`` at which a raw output of 0 starts."""
-        return self.link(raw[..., 0], mean, self.scale)
+    def __call__(self, raw: Tensor, start: Start) -> Tensor:
+        """``[N, K]`` from ``raw [N, K, C]`` and the arms' ``[K]`` start."""
+        return self.link(raw[..., 0], start.mean, self.scale)
 
-    def losses(self, raw: Tensor, mean: Tensor, observed: Tensor) -> Tensor | None:
-        """Loss of each row ``[n]`` from ``raw [n, C]`` and ``mean [n]`` of the arm given; ``None``: the factual one."""
+    def losses(self, raw: Tensor, start: Start, observed: Tensor) -> Tensor | None:
+        """Loss ``[n]`` from ``raw [n, C]`` and the start ``[n]`` of the arms given; ``None``: the factual one."""
         return None
 
 
 class Monotone(Response):
     """Control plus increments that are never negative: the outcome rises with the dose.
 
-    ``v_0 = link(raw_0)``, ``v_j = v_{j−1} + scale · softplus(raw_j + start_j)``; of a probability the increments are
-    added to its logit. ``start_j`` gives the difference of the arms' means, where that is positive.
+    ``v_0 = link(raw_0)``, ``v_j = v_{j−1} + scale · softplus(raw_j + step_j)``; of a probability the increments are
+    added to its logit. ``step_j`` gives the difference of the arms' means, where that is positive.
 
     Source: after the monotone uplift of E3IR, Sun et al. 2024, arXiv:2408.11623.
     """
 
     ordered = True
 
-    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
-        raw = raw[..., 0]
+    def __call__(self, raw: Tensor, start: Start) -> Tensor:
+        raw, mean = raw[..., 0], start.mean
         binary = self.kind == "binary"
         level = torch.logit(mean.clamp(1e-4, 1 - 1e-4)) if binary else mean / self.scale
-        start = level.diff().clamp_min(1e-4)
-        steps = F.softplus(raw[:, 1:] + start + torch.log(-torch.expm1(-start)))
+        step = level.diff().clamp_min(1e-4)
+        steps = F.softplus(raw[:, 1:] + step + torch.log(-torch.expm1(-step)))
         if binary:
             return torch.sigmoid(torch.cat([raw[:, :1] + level[:1], steps], 1).cumsum(1))
         control = self.link(raw[:, :1], mean[:1], self.scale)
@@ -94,18 +110,18 @@ class Funnel(Response):
                 f"use {outcome}_head=plain, which is a probability",
             )
 
-    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
-        logit, log = self.parts(raw, mean)
+    def __call__(self, raw: Tensor, start: Start) -> Tensor:
+        logit, log = self.parts(raw, start)
         return self.scale * torch.sigmoid(logit) * log.exp()
 
-    def parts(self, raw: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, raw: Tensor, start: Start) -> tuple[Tensor, Tensor]:
         """Logit of a conversion, and logarithm of its size in units of the scale."""
-        p = start_probability(mean, self.scale)
-        log = raw[..., 1] + (mean / (self.scale * p)).clamp_min(1e-4).log()
+        p = inner_probability(start.conversion)
+        log = raw[..., 1] + (start.mean / (self.scale * p)).clamp_min(1e-4).log()
         return raw[..., 0] + torch.logit(p), log.clamp(-LARGEST_LOG, LARGEST_LOG)
 
-    def losses(self, raw: Tensor, mean: Tensor, observed: Tensor) -> Tensor:
-        logit, log = self.parts(raw, mean)
+    def losses(self, raw: Tensor, start: Start, observed: Tensor) -> Tensor:
+        logit, log = self.parts(raw, start)
         bought, amount = conversion(observed)
         excess = torch.where(bought > 0, amount / self.scale, 1.0).log() - log
         return F.binary_cross_entropy_with_logits(logit, bought, reduction="none") + bought * (
@@ -128,20 +144,20 @@ class ZILN(Funnel):
     channels = 3
     for_cost = False
 
-    def __call__(self, raw: Tensor, mean: Tensor) -> Tensor:
-        logit, mu, sigma = self.moments(raw, mean)
+    def __call__(self, raw: Tensor, start: Start) -> Tensor:
+        logit, mu, sigma = self.moments(raw, start)
         return self.scale * torch.sigmoid(logit) * (mu + sigma.square() / 2).clamp_max(LARGEST_LOG).exp()
 
-    def moments(self, raw: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logit of p, and μ and σ of ``log(y / scale)`` where y > 0."""
-        p = start_probability(mean, self.scale)
+    def moments(self, raw: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
+        """Logit of p, and μ and σ of ``log(y / scale)`` where y > 0; they start at a coefficient of variation of 1."""
+        p = inner_probability(start.conversion)
         variance = math.log(2)
-        mu = torch.log((mean / (self.scale * p)).clamp_min(1e-4)) - variance / 2
+        mu = torch.log((start.mean / (self.scale * p)).clamp_min(1e-4)) - variance / 2
         sigma = LEAST_SIGMA + F.softplus(raw[..., 2] + math.log(math.expm1(math.sqrt(variance) - LEAST_SIGMA)))
         return raw[..., 0] + torch.logit(p), raw[..., 1] + mu, sigma
 
-    def losses(self, raw: Tensor, mean: Tensor, observed: Tensor) -> Tensor:
-        logit, mu, sigma = self.moments(raw, mean)
+    def losses(self, raw: Tensor, start: Start, observed: Tensor) -> Tensor:
+        logit, mu, sigma = self.moments(raw, start)
         bought, amount = conversion(observed)
         log = torch.where(bought > 0, amount / self.scale, 1.0).log()
         normal = sigma.log() + math.log(2 * math.pi) / 2 + ((log - mu) / sigma).square() / 2
@@ -152,12 +168,17 @@ RESPONSES: dict[str, type[Response]] = {"plain": Response, "monotone": Monotone,
 """Every way from raw outputs to an outcome by the name that configs and checkpoints use."""
 
 
-def start_probability(mean: Tensor, scale: float) -> Tensor:
-    """A conversion rate to start from, by the arm's mean m and the root mean square s: ``2 m² / s²``, within bounds.
+def guessed_conversion(mean: Tensor, scale: float) -> Tensor:
+    """Share of conversions ``[K]`` by the arms' means m and the root mean square s, ``2 m² / s²``, within bounds.
 
-    Exact where values of conversions have the coefficient of variation 1 and all arms have one mean square.
+    Exact where sizes of conversions have the coefficient of variation 1 and all arms have one mean square.
     """
     return (2 * (mean / scale).square()).clamp(1e-3, 0.9)
+
+
+def inner_probability(share: Tensor) -> Tensor:
+    """The share of conversions, kept inside (0, 1)."""
+    return share.clamp(1e-4, 1 - 1e-4)
 
 
 def conversion(observed: Tensor) -> tuple[Tensor, Tensor]:

@@ -138,8 +138,11 @@ def _table(name: str) -> str | None:
 
 def _merge(old: DataStatistics, new: DataStatistics, arms: Kept) -> DataStatistics:
     by_arm = {}
-    for name in ("value_mean", "cost_mean"):
+    for name in ("value_mean", "cost_mean", "value_conversion", "cost_conversion"):
         values = list(getattr(new, name))
+        if not (values and getattr(old, name)):  # not counted
+            by_arm[name] = ()
+            continue
         for to, of in zip(*(x.tolist() for x in arms), strict=True):
             values[to] = getattr(old, name)[of]
         by_arm[name] = tuple(values)

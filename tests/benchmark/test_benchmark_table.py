@@ -135,6 +135,17 @@ def test_elsewhere_default_must_not_be_worse_beyond_the_interval() -> None:
     assert last_line(worse).startswith("falls short: d: default minus tarnet -1.97 (")
 
 
+@pytest.mark.parametrize(("lift", "holds"), [(-3.0, False), (3.0, True)])
+def test_the_goal_must_not_take_from_its_learner(lift: float, holds: bool) -> None:
+    results = random_results(4, lift)
+    for s in SEEDS:
+        results.found[Cell("d", "default_two_stage", s)] = results.found[Cell("d", "slow", s)] | {"kind": "ablation"}
+    found = [f for f in findings(results) if "goal" in f.text]
+    gaps = [mean(results.values("d", "default", s)) - mean(results.values("d", "slow", s)) for s in SEEDS]
+    assert f"what the goal adds to its learner {mean(gaps):+.4g} (" in found[0].text
+    assert [f.holds for f in found] == [holds]
+
+
 def test_rivals_are_compared_by_shares_of_the_gain() -> None:
     results = random_results(6, lift=1.0)
     gains = {

@@ -18,13 +18,15 @@ HEADS: list[dict[str, Any]] = [
     {"value_head": "ziln", "backbone": "dcn_v2"},
     {"value_head": "monotone", "cost_head": "monotone"},
     {"share_doses": 2},
+    {"wide": True, "value_head": "auto", "cost_head": "auto"},
+    {"wide": True, "share_doses": 1},
 ]
 """Options that several learners have; which of them refuses which, :func:`allowed` knows."""
 REFUSED = {
     "s_learner": {"share_doses"},
     "t_learner": {"share_doses"},
-    "descn": {"value_head=monotone"},
-    "direct_ranking": {"value_head"},
+    "descn": {"value_head=monotone", "wide"},
+    "direct_ranking": {"value_head", "wide"},
 }
 CASES = [(name, {}) for name in MODELS] + [
     (name, options)
@@ -50,6 +52,12 @@ def shaken(model: Learner) -> Learner:
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model.eval()
+
+
+def encoded(model: Learner, batch: RCTBatch) -> torch.Tensor:
+    """Features of the batch's users, as the trunk gets them."""
+    assert model.sparse_arch is not None
+    return model.encode(model.standardised(batch.dense), model.sparse_arch(batch.sparse))
 
 
 def total_loss(model: Learner, batch: RCTBatch) -> torch.Tensor:

@@ -19,7 +19,10 @@ def described(schema: dict[str, object] | None = None, **options: object) -> Des
     chosen = DescribedTARNetOptions(**{**kept, **options})  # type: ignore[arg-type]
     data = random_schema(3, **(schema or {}))
     encoder = SparseEncoder(data.sparse, chosen.embedding_dim) if data.sparse else None
-    return DescribedTARNet(data, random_statistics(3).to_dict(), encoder, chosen)
+    statistics = random_statistics(3).to_dict()
+    if not data.dense:
+        statistics |= {"dense_mean": [], "dense_std": []}
+    return DescribedTARNet(data, statistics, encoder, chosen)
 
 
 def tables(model: DescribedTARNet) -> dict[str, torch.nn.Parameter]:
@@ -71,12 +74,23 @@ def test_predictions_are_those_of_a_tarnet_of_the_same_weights() -> None:
     ("schema", "options", "found"),
     [
         ({}, {"described": ("member",)}, "member"),
-        ({"dense": ()}, {}, "without dense features"),
-        ({"sparse": ()}, {}, "user_id"),
-        ({}, {"described": ()}, "described=\\[\\]"),
+        ({"dense": ()}, {"described": ("user_id",)}, "without dense features"),
+        ({"sparse": ()}, {"described": ("user_id",)}, "user_id"),
+        ({}, {"described": ("user_id", "user_id")}, "each once"),
         ({}, {"description_weight": -1.0}, "description_weight"),
     ],
 )
 def test_what_cannot_be_described_is_refused(schema: dict[str, object], options: dict[str, object], found: str) -> None:
     with pytest.raises(InputError, match=found):
         described(schema, **options)
+
+
+@pytest.mark.parametrize("schema", [{"dense": ()}, {"sparse": ()}])
+def test_without_users_or_features_it_is_a_tarnet(schema: dict[str, object]) -> None:
+    model, batch = described(schema), trial(12)
+    dense = batch.dense[:, : len(model.schema.dense)]
+    output = model.outputs(dense, batch.sparse)
+    assert model.extra_losses(batch, output) == {}
+    embeddings = None if model.sparse_arch is None else model.sparse_arch(batch.sparse)
+    features = model.encode(model.standardised(dense), embeddings)
+    torch.testing.assert_close(output.extra["value"], model.raw(features)["value"])

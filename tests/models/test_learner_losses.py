@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from learner_cases import build, shaken, trial
+from learner_cases import build, encoded, shaken, trial
 from torch import Tensor, nn
 
 from lightning_budget.models.backbones import ArmLinear, CrossLayers, dcn_v2
 from lightning_budget.models.descn import DESCN
 from lightning_budget.models.dragonnet import DragonNet
 from lightning_budget.models.heads import ArmHeads, DoseHeads
-from lightning_budget.models.responses import RESPONSES, ZILN, Funnel, Monotone
+from lightning_budget.models.responses import RESPONSES, ZILN, Funnel, Monotone, Start
 from lightning_budget.models.s_learner import SLearner
 
 
@@ -69,7 +69,7 @@ def test_an_s_learner_evaluates_all_arms_as_it_would_each() -> None:
     model, batch = shaken(build("s_learner", value_head="ziln")), trial(7)
     assert isinstance(model, SLearner)
     with torch.no_grad():
-        features = model.encode(batch.dense, batch.sparse)
+        features = encoded(model, batch)
         together = model.raw(features)
         for j in range(3):
             x = model.trunk(torch.cat([features, model.arm[j].expand(7, -1)], 1))
@@ -82,7 +82,7 @@ def test_ziln_mean_and_likelihood() -> None:
     raw, mean, scale = generator.normal(size=(200, 3)), np.full(200, 0.7), 2.5
     observed = np.where(generator.random(200) < 0.4, generator.lognormal(size=200), 0.0)
     response = ZILN("value", "continuous", scale)
-    given = torch.tensor(raw), torch.tensor(mean)
+    given = torch.tensor(raw), Start(torch.tensor(mean), torch.full((200,), 0.3))
     logit, mu, sigma = (x.numpy() for x in response.moments(*given))
     p = sigmoid(logit)
     np.testing.assert_allclose(response(*given).numpy(), p * scale * np.exp(mu + sigma**2 / 2), rtol=1e-6)
@@ -100,8 +100,9 @@ def test_ziln_stays_finite_far_out() -> None:
     raw = torch.tensor([[x, y, z] for x in (-90.0, 90.0) for y in (-90.0, 90.0) for z in (-90.0, 90.0)])
     raw.requires_grad_()
     for observed in (0.0, 1e-3, 1e6):
-        value = response(raw, torch.tensor(3.0))
-        loss = response.losses(raw, torch.full((8,), 3.0), torch.full((8,), observed))
+        start = Start(torch.full((8,), 3.0), torch.full((8,), 0.2))
+        value = response(raw, start)
+        loss = response.losses(raw, start, torch.full((8,), observed))
         (gradient,) = torch.autograd.grad(value.sum() / 1e9 + loss.sum(), raw)
         assert value.isfinite().all()
         assert loss.isfinite().all()
@@ -111,17 +112,17 @@ def test_ziln_stays_finite_far_out() -> None:
 @pytest.mark.parametrize("outcome", ["value", "cost"])
 def test_funnel_is_conversion_times_its_size(outcome: str) -> None:
     torch.manual_seed(0)
-    raw, mean, scale = torch.randn(50, 2), torch.full((50,), 0.8), 1.5
+    raw, start, scale = torch.randn(50, 2), Start(torch.full((50,), 0.8), torch.full((50,), 0.4)), 1.5
     observed = torch.where(torch.rand(50) < 0.5, 3 * torch.rand(50), 0.0)
     response = Funnel(outcome, "continuous", scale)
-    logit, log = (x.double().numpy() for x in response.parts(raw, mean))
+    logit, log = (x.double().numpy() for x in response.parts(raw, start))
     p, y, size = sigmoid(logit), observed.double().numpy(), scale * np.exp(log)
-    np.testing.assert_allclose(response(raw, mean).numpy(), p * size, rtol=1e-5)
+    np.testing.assert_allclose(response(raw, start).numpy(), p * size, rtol=1e-5)
     expected = [
         -math.log(p[i]) + y[i] / size[i] - math.log(y[i] / size[i]) - 1 if y[i] > 0 else -math.log(1 - p[i])
         for i in range(50)
     ]
-    np.testing.assert_allclose(response.losses(raw, mean, observed).numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(response.losses(raw, start, observed).numpy(), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("outcome", ["value", "cost"])
@@ -130,13 +131,14 @@ def test_monotone_rises_with_the_dose(outcome: str, kind: str) -> None:
     torch.manual_seed(0)
     response = Monotone(outcome, kind, 1.0 if kind == "binary" else 3.0)  # type: ignore[arg-type]
     mean = torch.tensor([0.1, 0.3, 0.35, 0.8])
-    torch.testing.assert_close(response(torch.zeros(2, 4, 1), mean), mean.expand(2, -1), rtol=1e-4, atol=1e-4)
+    start = Start(mean, torch.ones(4))
+    torch.testing.assert_close(response(torch.zeros(2, 4, 1), start), mean.expand(2, -1), rtol=1e-4, atol=1e-4)
     raw = 4 * torch.randn(300, 4, 1)
-    out = response(raw, mean)
+    out = response(raw, start)
     assert (out.diff(dim=1) >= 0).all()
     assert out.diff(dim=1).std() > 0.01
     # An arm's raw output moves it and all above it by as much, and none below.
-    moved = response(raw + torch.tensor([0, 0, 1.0, 0]).unsqueeze(1), mean) - out
+    moved = response(raw + torch.tensor([0, 0, 1.0, 0]).unsqueeze(1), start) - out
     assert not moved[:, :2].any()
     if kind == "continuous":
         torch.testing.assert_close(moved[:, 2], moved[:, 3], rtol=1e-3, atol=1e-5)
@@ -146,7 +148,9 @@ def test_monotone_rises_with_the_dose(outcome: str, kind: str) -> None:
 def test_raw_outputs_of_other_rows_and_arms_are_left_alone(name: str) -> None:
     response = RESPONSES[name]("value", "continuous", 2.0)
     raw = torch.randn(4, 3, response.channels, requires_grad=True)
-    (gradient,) = torch.autograd.grad(response(raw, torch.tensor([0.1, 0.2, 0.4]))[2, 1], raw)
+    (gradient,) = torch.autograd.grad(
+        response(raw, Start(torch.tensor([0.1, 0.2, 0.4]), torch.full((3,), 0.2)))[2, 1], raw
+    )
     touched = gradient.abs().sum(2) > 0
     assert touched[2, 1]
     assert not touched[[0, 1, 3]].any()

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from learner_cases import CASES, IDS, SIZES, build, shaken, total_loss, trial
+from learner_cases import CASES, IDS, SIZES, build, encoded, shaken, total_loss, trial
 from random_trials import random_schema, random_statistics
 
 from lightning_budget.errors import InputError
 from lightning_budget.models.learner import Learner
 from lightning_budget.models.learners import complete_config, model_config, model_options
 from lightning_budget.models.registry import MODELS, build_model
+from lightning_budget.models.responses import Funnel, Response
 from lightning_budget.serving import ServingModel, export_program
 from lightning_budget.training.export import load_model
 from lightning_budget.training.resize import resize_checkpoint
@@ -125,10 +126,11 @@ def test_a_config_and_its_learner_tell_each_other(name: str, options: dict[str, 
         ({"name": "s_learner", "share_doses": 1}, "model.share_doses=1 with a SLearner"),
         ({"name": "tarnet", "backbone": "cnn"}, "model.backbone='cnn'; allowed: mlp, dcn_v2"),
         ({"name": "tarnet", "cross_layers": 0}, "model.cross_layers=0; allowed: at least 1"),
-        ({"name": "tarnet", "cost_head": "ziln"}, "model.cost_head='ziln'; allowed: plain, monotone, funnel"),
-        ({"name": "tarnet", "value_head": "hurdle"}, "allowed: plain, monotone, funnel, ziln"),
+        ({"name": "tarnet", "cost_head": "ziln"}, "model.cost_head='ziln'; allowed: auto, plain, monotone, funnel"),
+        ({"name": "tarnet", "value_head": "hurdle"}, "allowed: auto, plain, monotone, funnel, ziln"),
         ({"name": "dragonnet", "targeted_weight": -1.0}, "model.targeted_weight=-1; allowed: a number of at least 0"),
         ({"name": "descn", "cost_head": "monotone"}, "model.cost_head=monotone with a DESCN"),
+        ({"name": "descn", "wide": True}, "model.wide=true with a DESCN"),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(config: dict[str, Any], message: str) -> None:
@@ -136,6 +138,31 @@ def test_what_does_not_fit_is_told_in_one_line(config: dict[str, Any], message: 
         build_model(config, random_schema(), random_statistics())
     assert message in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_auto_heads_are_what_the_outcomes_need() -> None:
+    heads = {"value_head": "auto", "cost_head": "auto"}
+    model = build("tarnet", schema={"value_kind": "binary"}, **heads)
+    assert type(model.value_response) is Response
+    assert type(model.cost_response) is Funnel
+    statistics = replace(random_statistics(), value_min=-0.5)
+    model = build_model({"name": "tarnet", **SIZES, **heads}, random_schema(), statistics)
+    assert type(model.value_response) is Response
+
+
+@pytest.mark.parametrize("degree", [0, 2])
+def test_a_wide_learner_is_linear_in_dense_features_beside_its_trunk(degree: int) -> None:
+    model = shaken(build("tarnet", treatments=4, wide=True, share_doses=degree))
+    batch = trial(9, 4)
+    wide = model.wide_value_heads.weight
+    with torch.no_grad():
+        with_it = model.outputs(batch.dense, batch.sparse).extra
+        deep = model.raw(encoded(model, batch))
+        x = ((batch.dense - 5) / 2).clamp(-8, 8)
+        for j in range(4):
+            own = sum((j / 3) ** r * wide[r] for r in range(degree + 1)) if degree else wide[j]
+            torch.testing.assert_close(with_it["value"][:, j] - deep["value"][:, j], x @ own)
+    assert not torch.equal(with_it["cost"], deep["cost"])
 
 
 def test_heads_that_do_not_fit_the_data() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from learner_cases import encoded
 from random_trials import random_batch, random_schema, random_statistics, random_table
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -172,7 +173,7 @@ def test_every_parameter_learns_and_only_seen_ids_do() -> None:
 def test_encoded_features_then_raw_outputs_are_the_prediction() -> None:
     model, batch = trained(random_schema()), random_batch(9)
     with torch.no_grad():
-        features = model.encode(batch.dense, batch.sparse)
+        features = encoded(model, batch)
         staged = model.respond(model.raw(features))
     assert features.shape == (9, model.width)
     whole = predict(model, batch)
@@ -208,6 +209,8 @@ def test_names_of_the_state_are_stable() -> None:
         "dense_std",
         "value_mean",
         "cost_mean",
+        "value_conversion",
+        "cost_conversion",
         "known_cost",
         "sparse_arch.tables.embedding_bags.user_id.weight",
         "sparse_arch.tables.embedding_bags.viewed.weight",

@@ -27,8 +27,10 @@ class PieceFacts:
         moments: ``[D, 3]`` of each dense column: Σ w, mean, and Σ w (x − mean)² where it has
             a number.
         missing: ``[D]`` Σ w where it has none.
-        arms: ``[K, 4]`` rows, Σ w, Σ w · value and Σ w · cost of those given each arm.
+        arms: ``[K, 6]`` rows, Σ w, Σ w · value, Σ w · cost, Σ w · 1[value > 0] and Σ w · 1[cost > 0] of those given
+            each arm.
         squares: ``[2]`` Σ w · value², Σ w · cost².
+        value_min: least value of a training row, ∞ where there is none.
         strata: ``[K]`` Σ w of those given each arm, by stratum, where propensities are estimated.
     """
 
@@ -37,6 +39,7 @@ class PieceFacts:
     missing: Floats
     arms: Floats
     squares: Floats
+    value_min: float
     strata: dict[tuple[str, ...], Floats]
 
 
@@ -58,7 +61,7 @@ def facts_of(file: File, columns: TableColumns, part: NDArray[np.int8]) -> Piece
     train = part == 0
     w = train.astype(np.float64) if given is None else np.where(train, given, 0).astype(np.float64)
     k = len(columns.arms)
-    columns_of_rows = (train.astype(np.float64), w, w * value, w * cost)
+    columns_of_rows = (train.astype(np.float64), w, w * value, w * cost, w * (value > 0), w * (cost > 0))
     dense = [_moments(file, name, columns, w) for name in columns.dense]
     return PieceFacts(
         rows=tuple(np.bincount(part[part >= 0], minlength=len(SPLITS)).tolist()),
@@ -66,6 +69,7 @@ def facts_of(file: File, columns: TableColumns, part: NDArray[np.int8]) -> Piece
         missing=np.array([n for _, n in dense], np.float64),
         arms=np.stack([np.bincount(treatment, x, k) for x in columns_of_rows], axis=1).astype(np.float64),
         squares=np.array([(w * np.square(x, dtype=np.float64)).sum() for x in (value, cost)]),
+        value_min=float(np.min(value, where=train, initial=np.inf)),
         strata=_strata_sums(file, columns, treatment, train, w) if columns.propensity == ESTIMATED else {},
     )
 
@@ -88,6 +92,7 @@ def merged(parts: Sequence[PieceFacts]) -> PieceFacts:
         missing=np.sum([p.missing for p in parts], axis=0),
         arms=np.sum([p.arms for p in parts], axis=0),
         squares=np.sum([p.squares for p in parts], axis=0),
+        value_min=min(p.value_min for p in parts),
         strata=strata,
     )
 

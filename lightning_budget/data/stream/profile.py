@@ -20,7 +20,7 @@ from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.table import IdList, RCTTable
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class ModelConfig:
     cross_weight: float | None = None
     described: list[str] | None = None
     description_weight: float | None = None
+    wide_if_described: bool | None = None
     pairs: str | None = None
     roi_scale: float | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -21,10 +21,13 @@ USER_ID = "user_id"
 
 @dataclass(frozen=True)
 class DescribedTARNetOptions(Options):
-    """Args: described: id features whose embeddings learn from dense features alone; description_weight: of that loss.
+    """Options of :class:`DescribedTARNet`.
 
-    Where none is named it is :data:`USER_ID`, if the data has it and dense features; else nothing is described, and the
-    learner is a TARNet.
+    Args:
+        described: id features whose embeddings learn from dense features alone; none named: :data:`USER_ID`, if the
+            data has it and dense features. Else nothing is described, and the learner is a TARNet.
+        description_weight: of that loss.
+        wide_if_described: whether ``wide`` counts where something is described.
 
     Raises:
         InputError: for a repeated feature, or a weight below 0.
@@ -32,6 +35,7 @@ class DescribedTARNetOptions(Options):
 
     described: tuple[str, ...] = ()
     description_weight: float = 1.0
+    wide_if_described: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,19 +63,24 @@ class DescribedTARNet(TARNet):
     kind = DescribedTARNetOptions
 
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
-        super().__init__(schema, statistics, sparse_arch, options)
         assert isinstance(options, DescribedTARNetOptions)
         names = [f.name for f in schema.sparse]
         described = options.described or tuple(name for name in names if name == USER_ID and schema.dense)
+        self.is_described = [name in described for name in names]
+        super().__init__(schema, statistics, sparse_arch, options)
         if missing := [name for name in described if name not in names]:
             raise InputError(
                 f"model.described={missing[0]!r}", f"id features of the data: {', '.join(names) or 'none'}", "mend it"
             )
         if described and not schema.dense:
             raise InputError("model.described without dense features", "some", "leave it out")
-        self.is_described = [name in described for name in names]
         if described:
             self.describe = nn.Linear(options.embedding_dim * len(described), len(schema.dense))
+
+    @property
+    def wants_wide(self) -> bool:
+        assert isinstance(self.options, DescribedTARNetOptions)
+        return self.options.wide and (self.options.wide_if_described or not any(self.is_described))
 
     def outputs(self, dense: Tensor, sparse: Any) -> LearnerOutput:
         if not any(self.is_described):

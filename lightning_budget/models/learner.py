@@ -126,11 +126,16 @@ class Learner(nn.Module, ABC):
         self.sparse_arch = sparse_arch
         self.dense_arch = mlp(len(schema.dense), options.dense_hidden) if schema.dense else None
         self.width = (options.dense_hidden[-1] if schema.dense else 0) + (sparse_arch.width if sparse_arch else 0)
-        self.is_wide = bool(options.wide and schema.dense)
+        self.is_wide = self.wants_wide and len(schema.dense) > 0
         if self.is_wide:
             sizes, degree = (len(schema.dense), self.num_treatments), options.share_doses
             self.wide_value_heads = LinearHeads(*sizes, self.value_response.channels, degree)
             self.wide_cost_heads = LinearHeads(*sizes, self.cost_response.channels, degree)
+
+    @property
+    def wants_wide(self) -> bool:
+        """Whether raw outputs have a linear part, if there are dense features."""
+        return self.options.wide
 
     @property
     def value_start(self) -> Start:

@@ -94,3 +94,17 @@ def test_without_users_or_features_it_is_a_tarnet(schema: dict[str, object]) -> 
     embeddings = None if model.sparse_arch is None else model.sparse_arch(batch.sparse)
     features = model.encode(model.standardised(dense), embeddings)
     torch.testing.assert_close(output.extra["value"], model.raw(features)["value"])
+
+
+@pytest.mark.parametrize(
+    ("options", "schema", "wide"),
+    [
+        ({}, {}, False),
+        ({"wide_if_described": True}, {}, True),
+        ({}, {"sparse": ()}, True),
+        ({"wide_if_described": True}, {"dense": ()}, False),
+    ],
+)
+def test_a_linear_part_where_nobody_is_described(options: dict, schema: dict, wide: bool) -> None:
+    model = described(schema, wide=True, **options)
+    assert ("wide_value_heads.weight" in model.state_dict()) == wide

@@ -19,9 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lightning_budget import cli
 from lightning_budget.benchmark.cell import Outcome
+from lightning_budget.benchmark.classical import missing_library
 from lightning_budget.benchmark.pool import run_here, run_processes
 from lightning_budget.benchmark.report import write_results
-from lightning_budget.benchmark.request import suite_of
+from lightning_budget.benchmark.request import INSTALL, suite_of
 from lightning_budget.benchmark.store import Store
 from lightning_budget.benchmark.suite import Cell, Suite
 from lightning_budget.cli.build import check_can_be_made, quiet
@@ -30,6 +31,17 @@ from lightning_budget.cli.build import check_can_be_made, quiet
 def methods_there_are() -> list[str]:
     """All of ``configs/method``."""
     return sorted(p.stem for p in (cli.config_dir() / "method").glob("*.yaml"))
+
+
+def absent_methods(store: Store) -> dict[str, str]:
+    """Those whose library is not installed here, with its name, but for those that have finished cells already."""
+    found = {}
+    for name in methods_there_are():
+        about = OmegaConf.load(cli.config_dir() / "method" / f"{name}.yaml")
+        library = missing_library(OmegaConf.select(about, "benchmark.fit"))
+        if library is not None and not any(store.folder.glob(f"cells/*/{name}/*.json")):
+            found[name] = library
+    return found
 
 
 def finished_trials(store: Store, suite: Suite, cells: Sequence[Cell]) -> int:
@@ -79,8 +91,12 @@ def main(cfg: DictConfig) -> None:
     quiet()
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    suite = suite_of(config, methods_there_are())  # type: ignore[arg-type]
+    absent = absent_methods(Store(Path(cfg.folder).expanduser().absolute()))
+    suite = suite_of(config, methods_there_are(), absent)  # type: ignore[arg-type]
     check_can_be_made(suite.folder, "folder")
+    if not (cfg.methods or cfg.presets[cfg.preset].get("methods")):
+        for name, library in absent.items():
+            print(f"{name} is left out, without {library}: {INSTALL}", file=sys.stderr)
     suite.folder.mkdir(parents=True, exist_ok=True)
     outcomes = [] if cfg.report_only else run(suite, cfg.workers if cfg.workers is not None else os.cpu_count() or 1)
     output = Path(cfg.output).expanduser().absolute() if cfg.output else suite.folder / "benchmark"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from lightning_budget.benchmark.classical import LEARNERS, fitter, predict_effects
 from lightning_budget.benchmark.files import file_of, why_absent
 from lightning_budget.benchmark.judge import judge
 from lightning_budget.benchmark.search import draw
@@ -19,7 +20,10 @@ from lightning_budget.cli.composed import Config, compose_config, fingerprint, p
 from lightning_budget.errors import InputError
 from lightning_budget.training.data import TrialData
 
-FITS: dict[str, tuple[Fitter, Predictor]] = {"network": (fit_network, predict_network)}
+FITS: dict[str, tuple[Fitter, Predictor]] = {
+    "network": (fit_network, predict_network),
+    **{name: (fitter(learner), predict_effects) for name, (_, learner) in LEARNERS.items()},
+}
 """Ways to train, by ``benchmark.fit`` of a method's config."""
 
 SILENT = (
@@ -150,7 +154,7 @@ class _Run:
         for number in range(self.suite.trials):
             drawn = draw(space, cell.dataset, cell.method, cell.seed, number)
             config = with_values(self.config, drawn)
-            trials.append((drawn, config, fingerprint(config, ("run_dir", "ckpt_path", "benchmark", "resamples"))))
+            trials.append((drawn, config, _mark(config)))
         return trials
 
     def _train(self, number: int, drawn: dict[str, Any], config: Config, mark: str) -> dict[str, Any]:
@@ -221,6 +225,16 @@ class _Run:
             **judge(test, datamodule.schema, prediction, self.suite.fractions, self.suite.resamples),
         }
         store.write(store.cell_file(cell), found)
+
+
+def _mark(config: Config) -> str:
+    """Of what a trial depends on; one with settings of its own reads data and seed besides, and no network's keys."""
+    about: Mapping[str, Any] = plain(config.benchmark) or {}
+    if "settings" not in about:
+        return fingerprint(config, ("run_dir", "ckpt_path", "benchmark", "resamples"))
+    read = config.copy()
+    read.benchmark = {key: about[key] for key in ("fit", "settings")}
+    return fingerprint(read, [str(key) for key in read if key not in ("data", "seed", "budgets", "benchmark")])
 
 
 def unsuited(needs: Mapping[str, Any], datamodule: TrialData) -> str | None:

@@ -13,22 +13,26 @@ from lightning_budget.errors import InputError
 
 FIRST = ("two_stage", "default")
 """Methods that head the table, where they are asked for."""
+INSTALL = "pip install 'lightning-budget[classical]'"
+"""What brings the libraries that some methods need."""
 
 
-def suite_of(config: Mapping[str, Any], methods: Sequence[str]) -> Suite:
+def suite_of(config: Mapping[str, Any], methods: Sequence[str], absent: Mapping[str, str] | None = None) -> Suite:
     """What to run.
 
     Args:
         config: of ``configs/benchmark.yaml``, in plain containers.
         methods: all that there are.
+        absent: those among them that cannot run here, with the library that each needs: no part of all of them.
 
     Raises:
-        InputError: for a name that there is not, or numbers out of range.
+        InputError: for a name that there is not or that cannot run here, or numbers out of range.
     """
+    absent = absent or {}
     presets, catalogue = config["presets"], config["catalogue"]
     preset = presets[_known(config["preset"], presets, "preset")]
     quick = config["preset"] == "quick"
-    wanted = config["methods"] or preset.get("methods") or _ordered(methods)
+    wanted = config["methods"] or preset.get("methods") or _ordered([m for m in methods if m not in absent])
     named = config["datasets"] or preset.get("datasets") or list(catalogue)
     seeds = preset["seeds"] if config["seeds"] is None else config["seeds"]
     trials = preset["trials"] if config["trials"] is None else config["trials"]
@@ -42,6 +46,9 @@ def suite_of(config: Mapping[str, Any], methods: Sequence[str]) -> Suite:
             _known(name, known, key)
         if len(set(names)) < len(names):
             raise InputError(f"{key}={names}", "each once", "remove the repeated one")
+    for name in wanted:
+        if name in absent:
+            raise InputError(f"methods={name} without {absent[name]}", f"{absent[name]} installed", INSTALL)
     check(config["search"] or {})
     return Suite(
         folder=Path(config["folder"]).expanduser().absolute(),

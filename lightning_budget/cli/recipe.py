@@ -23,7 +23,13 @@ from lightning_budget.training.strategy import TorchRecStrategy
 
 
 def build_recipe(cfg: DictConfig, datamodule: RCTDataModule) -> Recipe:
-    """From config groups to what a phase is built from."""
+    """From config groups to what a phase is built from.
+
+    Raises:
+        InputError: for a method that has no network to train.
+    """
+    if (fit := OmegaConf.select(cfg, "benchmark.fit")) not in (None, "network"):
+        raise InputError(f"a method whose fit is {fit}", "one with a network", "run it by scripts/benchmark.py")
     arguments: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     model = dict(arguments["model"])
     optimizer = model.pop("optimizer")

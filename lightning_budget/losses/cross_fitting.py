@@ -198,11 +198,11 @@ def cross_fit(
 
     Over the rows outside f that were given j, for either outcome y and with the columns x of :class:`Features`::
 
-        minimise over (α, β)   Σ_i (y_i − α − x_i·β)² + ridge · |β|²
+        minimise over (α, β)   Σ_i w_i (y_i − α − x_i·β)² + ridge · |β|²
 
-    in one pass over the table: the normal equations of a fold's complement are the sum of the other folds'. Where no
-    row outside f was given j, the baseline is the mean of all rows outside f, and 0 where there is none: never
-    anything of fold f itself.
+    with sample weights w, divided by their mean over the split; 1 where the trial has none. It takes one pass over the
+    table: the normal equations of a fold's complement are the sum of the other folds'. Where no row outside f was given
+    j, the baseline is the mean of all rows outside f, and 0 where there is none: never anything of fold f itself.
 
     Args:
         table: N rows in host memory, the training split.
@@ -223,7 +223,7 @@ def cross_fit(
     check_arguments(folds, ridge, max_categories)
     features, fold = Features.of(schema, statistics, max_categories), folds_of(table.user, folds)
     rows = range(len(table)) if rows is None else rows
-    moments = _moments(table, features, fold, (folds, schema.num_treatments), rows)
+    moments = _moments(table, features, fold, (folds, schema.num_treatments), rows, statistics.weight_mean)
     if reduce is not None:
         moments = reduce(moments)
     if not moments.isfinite().all():
@@ -245,8 +245,10 @@ def check_arguments(folds: int, ridge: float, max_categories: int) -> None:
         raise InputError(f"max_categories={max_categories}", "0 or above", "64 is the default, 0 leaves out all ids")
 
 
-def _moments(table: RCTTable, features: Features, fold: Tensor, groups: tuple[int, int], rows: range) -> Tensor:
-    """``Xᵀ [X, value, cost]`` of each fold and arm, ``[F, K, P, P + 2]`` float64."""
+def _moments(
+    table: RCTTable, features: Features, fold: Tensor, groups: tuple[int, int], rows: range, weight_mean: float
+) -> Tensor:
+    """``Xᵀ W [X, value, cost]`` of each fold and arm, ``[F, K, P, P + 2]`` float64."""
     folds, arms = groups
     p = features.width
     total = torch.zeros(folds * arms, p, p + 2, dtype=torch.float64)
@@ -255,9 +257,10 @@ def _moments(table: RCTTable, features: Features, fold: Tensor, groups: tuple[in
         group = fold[start:stop].long() * arms + table.treatment[start:stop]
         batch = table.batch(start + group.argsort(stable=True))
         xy = torch.cat([features.matrix(batch), batch.value[:, None], batch.cost[:, None]], dim=1).double()
-        parts = xy.split(torch.bincount(group, minlength=folds * arms).tolist())
-        for into, part in zip(total, parts, strict=True):
-            into.addmm_(part[:, :p].T, part)
+        x = xy[:, :p] if batch.weight is None else xy[:, :p] * (batch.weight / weight_mean)[:, None]
+        sizes = torch.bincount(group, minlength=folds * arms).tolist()
+        for into, left, right in zip(total, x.split(sizes), xy.split(sizes), strict=True):
+            into.addmm_(left.T, right)
     return total.view(folds, arms, p, p + 2)
 
 
@@ -268,10 +271,10 @@ def _coefficients(moments: Tensor, ridge: float) -> Tensor:
     others = 1 - torch.eye(folds, dtype=moments.dtype, device=moments.device)
     outside = torch.tensordot(others, moments, dims=1)
     rows = outside[..., 0, 0]
-    mean = outside[..., 0, 1:] / rows.clamp_min(1).unsqueeze(-1)
+    mean = outside[..., 0, 1:] / rows.where(rows > 0, 1).unsqueeze(-1)
     x_mean, y_mean = mean[..., : p - 1], mean[..., p - 1 :]
     everyone = outside.sum(1)[:, 0]
-    any_arm = (everyone[:, p:] / everyone[:, :1].clamp_min(1)).unsqueeze(1)
+    any_arm = (everyone[:, p:] / everyone[:, :1].where(everyone[:, :1] > 0, 1)).unsqueeze(1)
     y_mean = y_mean.where(rows.unsqueeze(-1) > 0, any_arm)
     # About the means the intercept drops out, unpenalised.
     weighted = (rows.unsqueeze(-1) * x_mean).unsqueeze(-1)

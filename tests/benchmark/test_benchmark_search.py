@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from lightning_budget.benchmark.classical import LEARNERS
 from lightning_budget.benchmark.figure import KINDS
 from lightning_budget.benchmark.search import check, draw
 from lightning_budget.cli.composed import compose_config, fingerprint, plain, with_values
@@ -58,9 +60,20 @@ def test_every_method_has_a_kind_and_a_search_space_of_keys_that_exist() -> None
     for path in methods:
         about = OmegaConf.load(path).benchmark
         assert about.kind in KINDS, path
-        space = {**shared, **plain(about.get("search") or {})}
+        space = {**(shared if about.get("shared_search", True) else {}), **plain(about.get("search") or {})}
+        config.benchmark = about
         for trial in (1, 2):
             assert with_values(config, draw(space, "d", path.stem, 0, trial)) != config
+
+
+@pytest.mark.parametrize("fit", LEARNERS)
+def test_settings_of_a_classical_method_are_arguments_of_its_function(fit: str) -> None:
+    abouts = [OmegaConf.load(path).benchmark for path in (CONFIGS / "method").glob("*.yaml")]
+    (about,) = [plain(a) for a in abouts if a.get("fit") == fit]
+    arguments = inspect.signature(LEARNERS[fit][1]).parameters
+    assert about["settings"].keys() <= arguments.keys()
+    assert {key.removeprefix("benchmark.settings.") for key in about["search"]} == about["settings"].keys()
+    assert {name: arguments[name].default for name in about["settings"]} == about["settings"]
 
 
 def test_the_catalogue_names_configs_and_everything_has_a_tiny_form() -> None:

@@ -209,6 +209,27 @@ def test_ridge_shrinks_towards_the_mean_of_the_arm_outside_the_fold_in_any_unit(
     torch.testing.assert_close(on_table(fit(cents), cents), 100 * on_table(fit(table), table), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-4])
+def test_a_row_of_weight_w_counts_as_w_rows_in_any_unit(unit: float) -> None:
+    table = random_table(300)
+    times = torch.randint(4, (300,), generator=torch.Generator().manual_seed(0))
+    mean = float(times.double().mean())
+    weighted = replace(table, weight=unit * times.float())
+    statistics = replace(random_statistics(), weight_mean=unit * mean)
+    found = cross_fit(weighted, random_schema(), statistics, ridge=30.0, max_categories=LEFT_OUT)
+    repeated = fit(table.select(torch.arange(300).repeat_interleave(times)), ridge=30.0 * mean)
+    torch.testing.assert_close(found.coefficient, repeated.coefficient, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(found.coefficient, fit(table, ridge=30.0).coefficient, rtol=0.01)
+
+
+def test_an_arm_of_next_to_no_weight_has_its_own_mean() -> None:
+    table = random_table(200)
+    light = fit(replace(table, weight=torch.where(table.treatment == 2, 1e-4, 1.0)), ridge=1e12)
+    for f in range(5):
+        rows = (light.fold != f) & (table.treatment == 2)
+        torch.testing.assert_close(on_table(light, table)[light.fold == f, 2].mean(), table.value[rows].mean())
+
+
 def test_its_state_is_small_and_survives_a_checkpoint() -> None:
     table = random_table(3000)
     baseline = fit(table)

@@ -156,7 +156,7 @@ def test_train_refuses_a_checkpoint_of_another_model(
     copy = tmp_path / "copy"
     shutil.copytree(one_process, copy)
     (copy / "end_to_end" / "done.json").unlink()
-    error = refused(train.main, f"ckpt_path={copy}", "model.embedding_dim=8")
+    error = refused(train.main, f"ckpt_path={copy}", "model.embedding_dim=16")
     assert "model.embedding_dim" in error
     (copy / "end_to_end" / "last.ckpt").write_bytes((copy / "end_to_end" / "last.ckpt").read_bytes()[:1000])
     assert "cannot be read" in refused(train.main, f"ckpt_path={copy}")

@@ -11,6 +11,8 @@ import pytest
 import torch
 from distributed_runs import assert_same_weights, finish, losses, run_jobs, start_ranks
 
+from lightning_budget.losses.choice import PAIRS
+
 WORLDS = (1, 2, 4)
 STEPS, SAVED = 16, 11
 # Column-wise only where the optimizer keeps no number per row.
@@ -28,11 +30,18 @@ FOUR = ("row_wise", "table_wise", "table_row_wise", "column_wise")
 
 FORMATS = {"full": "row_wise", "sharded": "table_wise", "sharded_async": "row_wise"}
 MODEL = {"name": "tarnet", "embedding_dim": 8, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
+CHOICES = ("drp", "dpm", "dr")
+"""Losses that know something of the whole training split, or of one batch, before a step."""
 
 
 def job(name: str, types: str, optimizer: str = "rowwise_adagrad", **more: Any) -> dict[str, Any]:
     module = {"model": MODEL, "embedding_optimizer": optimizer}
     return {"name": name, "types": [types], "module": module, **more}
+
+
+def of_loss(name: str) -> dict[str, Any]:
+    model = {**MODEL, "name": "direct_ranking", "pairs": PAIRS[name]} if name in PAIRS else MODEL
+    return {"name": name, "types": ["row_wise"], "module": {"model": model, "loss": {"name": name}}}
 
 
 def layouts(names: Iterable[str]) -> list[dict[str, Any]]:
@@ -48,6 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         jobs = layouts(LAYOUTS if world < 4 else FOUR)
         jobs[0]["plan_file"] = str(folder / "plan.json")
         jobs.append(job("planned", "row_wise", plan=str(folder / "plan.json")))
+        jobs += [of_loss(name) for name in CHOICES] if world < 4 else []
         jobs += [
             job(f"cut-{kind}", types, format=kind, save_at=SAVED, checkpoint=str(folder / f"{kind}.ckpt"))
             for kind, types in FORMATS.items()
@@ -91,6 +101,15 @@ def assert_same_run(folder: Path, name: str, one: Path) -> None:
     assert sorted(expected) == list(range(STEPS))
     assert mine == pytest.approx(expected, rel=1e-5)
     assert_same_weights(folder / f"{name}.ckpt", one / f"{base}.ckpt")
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_loss_is_that_of_one_process(runs: dict[int, Path], name: str) -> None:
+    one, two = (losses(runs[world], name) for world in (1, 2))
+    assert sorted(one) == list(range(STEPS))
+    assert two == pytest.approx(one, rel=1e-5)
+    assert one != pytest.approx(losses(runs[1], "row_wise"), rel=1e-3)
+    assert_same_weights(runs[2] / f"{name}.ckpt", runs[1] / f"{name}.ckpt")
 
 
 def test_optimizers_differ(runs: dict[int, Path]) -> None:

@@ -47,11 +47,13 @@ class ParquetRCTDataModule(TableRCTDataModule):
         sample_rows: training rows kept in memory as ``train``, for measuring the goal.
         eval_rows: rows kept in memory of ``val``, and of ``test``.
         cache: folder for what scans have found; ``None``: every start scans.
-        **trial: as :class:`TableRCTDataModule`, but for ``exclude`` and splits that need all rows at once.
+        **trial: as :class:`TableRCTDataModule`, but for ``stratify``, which needs all users at once. With
+            ``straddling=drop`` val and test hold users of low hashes only where the files have more than
+            :data:`~lightning_budget.data.stream.scan.MAX_USERS` in a split.
 
     Attributes:
         train_is_sample: whether ``train`` has fewer rows than train.
-        rows: of each split in the files; after :meth:`setup`.
+        rows: of each split in the files, with those that ``straddling=drop`` drops; after :meth:`setup`.
 
     Raises:
         InputError: if the parts do not fit together; on :meth:`setup` for anything amiss in any row, naming file, row
@@ -72,12 +74,6 @@ class ParquetRCTDataModule(TableRCTDataModule):
         for name, rows in (("buffer_rows", buffer_rows), ("sample_rows", sample_rows), ("eval_rows", eval_rows)):
             if rows < 1:
                 raise InputError(f"{name}={rows}", "at least 1", f"raise data.{name}")
-        if self.exclude:
-            raise InputError(
-                f"exclude={list(self.exclude)} for rows that are streamed",
-                "[]: every row can be used",
-                "leave those rows out of the files, or use data=table",
-            )
         self.buffer_rows, self.sample_rows, self.eval_rows = buffer_rows, sample_rows, eval_rows
         self.cache = None if cache is None else Path(cache).expanduser()
         self.piece_rows = min(PIECE_ROWS, max(buffer_rows // PIECES, 1))
@@ -91,6 +87,7 @@ class ParquetRCTDataModule(TableRCTDataModule):
         self._trial = self.open()
         self._profile = profile = self._found(self._trial)
         self.schema, self.statistics, self.collisions = profile.schema, profile.statistics, profile.collisions
+        self.screened = profile.screened
         self.train, self.val, self.test = (profile.tables[name] for name in SPLITS)
         self.rows = dict(zip(SPLITS, profile.rows, strict=True))
         self.train_is_sample = len(self.train) < profile.rows[0]
@@ -100,7 +97,7 @@ class ParquetRCTDataModule(TableRCTDataModule):
     def open(self) -> TrialSource:
         """The files, of which the footers have been read."""
         path = self.path if is_url(self.path) else str(Path(self.path).expanduser())
-        return TrialSource.open(path, self.columns, self.rule, self.piece_rows)
+        return TrialSource.open(path, self.columns, self.rule, self.piece_rows, self.exclude)
 
     def load(self) -> tuple[dict[str, RCTTable], Any]:
         """What is kept in memory of each split, and the schema."""

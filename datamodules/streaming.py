@@ -57,14 +57,10 @@ class StreamLoader:
         # A generator: the order is drawn at the first batch, after the trainer has set the epoch.
         self._position = self._resume_at()
         stream = replace(self.stream, plan=replace(self.stream.plan, epoch=self.sampler.epoch))
+        batches = _Batches(stream, self._position)
         # A new one every epoch: its processes start with the epoch and the place to begin from.
-        loader = DataLoader(
-            _Batches(stream, self._position),
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-        )
-        for batch in loader:
+        loader = DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory)
+        for batch in loader if self.num_workers or self.pin_memory else batches:
             if isinstance(batch, InputError):
                 raise batch
             self._position += 1

@@ -99,7 +99,8 @@ class Column:
                 x = as_one(data).to_numpy(zero_copy_only=False)
             else:
                 x = data.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32)
-        if finite and (bad := ~np.isfinite(x)).any():
+        if finite and not (fine := np.isfinite(x)).all():
+            bad = ~fine
             raise self.error(
                 f"has {int(bad.sum())} null, NaN or infinite entries of {len(x)}{self.first(bad)}",
                 "finite numbers",
@@ -128,6 +129,17 @@ class Column:
         names = self._names(encoded.dictionary)
         absent = np.array([n == "" for n in names] + [True])
         return Labels(np.where(absent[codes], -1, codes), names)
+
+    @converted
+    def factored(self) -> tuple[NDArray[np.integer[Any]], list[str]] | None:
+        """Positions in some texts, and these, as they lie in a dictionary; ``None`` of nulls and of another column."""
+        if not pa.types.is_dictionary(self.data.type) or self.data.null_count:
+            return None
+        data = as_one(self.data.unify_dictionaries() if isinstance(self.data, pa.ChunkedArray) else self.data)
+        texts = data.dictionary
+        if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)) or texts.null_count:
+            return None
+        return data.indices.to_numpy(zero_copy_only=False), texts.to_pylist()
 
     def _factored(self) -> Labels | None:
         """Labels of a dictionary of different texts as they lie there; ``None`` of another dictionary."""
@@ -173,8 +185,8 @@ class Column:
             )
         data = as_one(self.data)
         if not data.null_count and not pa.types.is_fixed_size_list(kind):
-            offsets = data.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
-            return Column(self.file, self.name, data.flatten(), None), offsets - offsets[0]
+            offsets = data.offsets.to_numpy(zero_copy_only=False)
+            return Column(self.file, self.name, data.flatten(), None), offsets - np.int64(offsets[0])
         lengths = pc.fill_null(pc.call_function("list_value_length", [self.data]), 0).to_numpy(zero_copy_only=False)
         entries = Column(self.file, self.name, pc.call_function("list_flatten", [self.data]), None)
         return entries, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -17,6 +17,11 @@ WIDTH = 4
 """Whole numbers are looked up in a table where it has at most so many places a label."""
 
 
+def row_type(rows: int) -> type[np.integer[Any]]:
+    """The smallest whole numbers that can name rows of a table of so many, below 2³¹."""
+    return np.uint8 if rows <= 1 << 8 else np.uint16 if rows <= 1 << 16 else np.int32
+
+
 class Lookup:
     """Row ``i + 1`` of ``vocabulary[i]``, and ``UNKNOWN`` of everything else.
 
@@ -48,7 +53,7 @@ class Lookup:
         return np.array([n for n, _ in found], np.int64), np.array([r for _, r in found], np.int64)
 
     @cached_property
-    def table(self) -> tuple[NDArray[np.int32], int] | None:
+    def table(self) -> tuple[NDArray[np.integer[Any]], int] | None:
         """The row of each whole number from the least label to the largest, between ``UNKNOWN`` twice.
 
         And the number of its first place. ``None`` where labels are too far apart.
@@ -58,7 +63,7 @@ class Lookup:
             return None
         if numbers[0] == np.iinfo(np.int64).min:
             return None
-        table = np.full(int(numbers[-1]) - int(numbers[0]) + 3, UNKNOWN, np.int32)
+        table = np.full(int(numbers[-1]) - int(numbers[0]) + 3, UNKNOWN, row_type(len(self.vocabulary) + 1))
         table[numbers - numbers[0] + 1] = rows
         return table, int(numbers[0]) - 1
 

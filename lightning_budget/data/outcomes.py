@@ -22,6 +22,10 @@ def treatment_of(file: File, columns: TableColumns) -> NDArray[np.int64]:
         InputError: for a row without an arm, or with one that is not among them.
     """
     column = file[columns.treatment]
+    arms = {label: i for i, label in enumerate(columns.arms)}
+    factored = column.factored()
+    if factored is not None and all(name and name in arms for name in factored[1]):
+        return np.array([arms[name] for name in factored[1]], np.int64).take(factored[0])
     labels = column.labels()
     if (missing := labels.codes < 0).any():
         raise column.error(
@@ -29,7 +33,6 @@ def treatment_of(file: File, columns: TableColumns) -> NDArray[np.int64]:
             "an arm in every row",
             "drop those rows",
         )
-    arms = {label: i for i, label in enumerate(columns.arms)}
     codes = labels.take([arms.get(n, -1) for n in labels.names], -1, np.int64)
     if (unknown := codes < 0).any():
         name = labels.names[labels.codes[unknown.argmax()]]

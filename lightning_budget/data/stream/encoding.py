@@ -15,15 +15,13 @@ from lightning_budget.data.compiled import usable
 from lightning_budget.data.dense import dense_columns
 from lightning_budget.data.files import File
 from lightning_budget.data.ids import rows_of
-from lightning_budget.data.lookup import lookup_of, raw_numbers
+from lightning_budget.data.lookup import lookup_of, raw_numbers, row_type
 from lightning_budget.data.outcomes import cost_of, outcome_of, propensity_of, treatment_of, weight_of
 from lightning_budget.data.trial_rows import check_agrees
 from lightning_budget.schema import UNKNOWN, DataSchema, SparseFeature
 
 Numbers = NDArray[Any]
 Ints = NDArray[np.integer[Any]]
-IN_TABLE = np.int32
-"""Of table rows and treatments: all but the ids of managed features fit."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,34 @@ class Source:
         else:
             put_known(self.entries, self.table, self.low, rows, place, out)
 
+    def found(self) -> Numbers:
+        """What every entry stands for."""
+        if self.table is None:
+            return self.entries
+        if not usable():
+            return self._at(np.arange(len(self.entries)))
+        from lightning_budget.data.compiled.rows import known
+
+        known(self.entries, self.table, self.low, out := np.empty(len(self.entries), self.table.dtype))
+        out.flags.writeable = False
+        return out
+
     def _at(self, index: Ints) -> Numbers:
         found = self.entries.take(index)
         return found if self.table is None else self.table.take(found.astype(np.int64) - self.low, mode="clip")
+
+
+@dataclass(frozen=True)
+class EntryRuns:
+    """Entries of lists sorted by batch: ``starts[b] … stops[b]`` − 1 are those of batch b, one list after the other."""
+
+    entries: Ints
+    starts: Ints
+    stops: Ints
+
+    def of_batch(self, number: int) -> Ints:
+        """A view."""
+        return self.entries[self.starts[number] : self.stops[number]]
 
 
 @dataclass(frozen=True)
@@ -64,29 +87,32 @@ class ListSource:
     source: Source
     offsets: Ints
 
-    def put_lengths(self, rows: Ints, place: Ints, out: Ints) -> None:
-        """``out[place[k]]`` = length of list ``rows[k]``."""
-        if not usable():
-            out[place] = np.diff(self.offsets).take(rows)
-            return
-        from lightning_budget.data.compiled.rows import put_lengths
+    def put(self, rows: Ints, place: Ints, batch: Ints, batches: int, lengths: Ints) -> EntryRuns:
+        """What the entries of lists ``rows[k]`` stand for, sorted by ``batch[k]``.
 
-        put_lengths(self.offsets, rows, place, out)
-
-    def put(self, rows: Ints, place: Ints, to: Ints, out: Ints) -> None:
-        """What the entries of list ``rows[k]`` stand for, from ``out[to[place[k]]]`` on."""
-        source, offsets = self.source, self.offsets
+        Args:
+            lengths: ``[n]``, written: at ``place[k]`` that of list ``rows[k]``.
+        """
+        offsets, total = self.offsets, np.zeros(batches, np.int64)
         if not usable():
             length = np.diff(offsets).take(rows)
+            lengths[place] = length
+            ends = np.cumsum(np.bincount(batch, length, batches).astype(np.int64))
+            layout = np.argsort(place)
+            length = length[layout]
             inside = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-            out[np.repeat(to.take(place), length) + inside] = source._at(np.repeat(offsets.take(rows), length) + inside)
-            return
-        from lightning_budget.data.compiled.rows import put_entries, put_known_entries
+            found = self.source._at(np.repeat(offsets.take(rows[layout]), length) + inside)
+            return EntryRuns(found, np.concatenate([[0], ends[:-1]]), ends)
+        from lightning_budget.data.compiled.rows import CHUNK, put_entries, put_lengths
 
-        if source.table is None:
-            put_entries(source.entries, offsets, rows, place, to, out)
-        else:
-            put_known_entries(source.entries, source.table, source.low, offsets, rows, place, to, out)
+        put_lengths(offsets, rows, place, batch, lengths, total)
+        # Room for whole chunks, unless batches are so small that it would outweigh the entries.
+        spare = CHUNK if CHUNK * batches <= len(rows) else 0
+        starts = np.cumsum(total + spare) - total - spare
+        source = self.source.found()
+        found = np.empty((total + spare).sum(), source.dtype)
+        put_entries(source, offsets, rows, batch, starts.copy(), spare > 0, found)
+        return EntryRuns(found, starts, starts + total)
 
 
 @dataclass(frozen=True)
@@ -113,7 +139,7 @@ def encode(file: File, columns: TableColumns, schema: DataSchema) -> Encoded:
     check_agrees(schema, columns, file[columns.treatment].file)
     treatment, weight = treatment_of(file, columns), weight_of(file, columns)
     outcomes = {
-        "treatment": treatment.astype(IN_TABLE),
+        "treatment": treatment.astype(row_type(len(columns.arms))),
         "value": outcome_of(file[columns.value], columns.value_kind),
         "cost": cost_of(file, columns, treatment),
         "propensity": propensity_of(file, columns, treatment, schema.shares),
@@ -126,9 +152,9 @@ def encode(file: File, columns: TableColumns, schema: DataSchema) -> Encoded:
     return Encoded(dense, {name: Source(x) for name, x in outcomes.items()}, ids, lists)
 
 
-def type_of(feature: SparseFeature) -> type:
+def type_of(feature: SparseFeature) -> type[np.integer[Any]]:
     """Of table rows, or ids if the feature is managed."""
-    return np.int64 if feature.ids == "managed" else IN_TABLE
+    return np.int64 if feature.ids == "managed" else row_type(feature.num_embeddings)
 
 
 def source_of(column: Column, feature: SparseFeature) -> Source:
@@ -141,7 +167,7 @@ def source_of(column: Column, feature: SparseFeature) -> Source:
         lookup, whole = lookup_of(feature.vocabulary), raw_numbers(column.data)
         if whole is None:
             labels = column.labels()
-            table = np.array([UNKNOWN, *lookup.texts(labels.names)], IN_TABLE)
+            table = np.array([UNKNOWN, *lookup.texts(labels.names)], type_of(feature))
             return Source(labels.codes.astype(np.int32), table, -1)
         if whole[1] is None and (found := lookup.table) is not None:
             x = whole[0]
@@ -151,5 +177,4 @@ def source_of(column: Column, feature: SparseFeature) -> Source:
 
 def _lists_of(column: Column, feature: SparseFeature) -> ListSource:
     entries, offsets = column.lists()
-    short = len(offsets) and offsets[-1] <= np.iinfo(np.int32).max
-    return ListSource(source_of(entries, feature), offsets.astype(np.int32) if short else offsets)
+    return ListSource(source_of(entries, feature), offsets)

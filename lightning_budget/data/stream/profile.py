@@ -19,8 +19,9 @@ from lightning_budget.data.collisions import Collisions
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.table import IdList, RCTTable
+from lightning_budget.trial.rows import RowKind, Rows
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Profile:
         rows: of train, val and test.
         tables: rows of each split kept in memory.
         collisions: of hashed and managed features.
+        screened: what was left out, where anything was asked to be.
     """
 
     schema: DataSchema
@@ -41,6 +43,7 @@ class Profile:
     rows: tuple[int, int, int]
     tables: dict[str, RCTTable]
     collisions: tuple[Collisions, ...] = ()
+    screened: Rows | None = None
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all.
@@ -55,6 +58,7 @@ class Profile:
             "piece_rows": list(self.piece_rows),
             "rows": list(self.rows),
             "collisions": [asdict(c) for c in self.collisions],
+            "screened": None if self.screened is None else asdict(self.screened),
             "tables": {name: _tensors(table) for name, table in self.tables.items()},
         }
         with atomic_path(path) as temporary:
@@ -74,6 +78,7 @@ class Profile:
                 tuple(state["rows"]),
                 {name: _table(tensors) for name, tensors in state["tables"].items()},
                 tuple(Collisions(**c) for c in state["collisions"]),
+                None if state["screened"] is None else _rows(state["screened"]),
             )
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):
             return None
@@ -88,6 +93,10 @@ def alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _rows(state: dict[str, Any]) -> Rows:
+    return Rows(**{**state, "kinds": tuple(RowKind(**kind) for kind in state["kinds"])})
 
 
 def _tensors(table: RCTTable) -> dict[str, Any]:

@@ -57,9 +57,16 @@ class UserSample:
 
     def merge(self, other: UserSample) -> None:
         """Take in what another one, of as many rows at most, has kept."""
-        self._limit(min(self.threshold, other.threshold))
+        self.limit(min(self.threshold, other.threshold))
         for part in other._rows:
             self.add(*part)
+
+    def limit(self, threshold: float) -> None:
+        """Leave out rows of hashes from ``threshold`` on."""
+        self.threshold = threshold
+        kept = [(u < threshold, u, number, rows) for u, number, rows in self._rows]
+        self._rows = [(u[k], number[k], rows.filter(pa.array(k))) for k, u, number, rows in kept if k.any()]
+        self._count = sum(len(u) for u, _, _ in self._rows)
 
     def finish(self) -> tuple[pa.Table, NDArray[np.int64]]:
         """The rows, in the order of their numbers, and these; the threshold is then the last one.
@@ -81,10 +88,4 @@ class UserSample:
         lowest = float(np.partition(u, self.most)[self.most])
         if not (u < lowest).any():
             lowest = float(np.nextafter(lowest, 1))
-        self._limit(lowest)
-
-    def _limit(self, threshold: float) -> None:
-        self.threshold = threshold
-        kept = [(u < threshold, u, number, rows) for u, number, rows in self._rows]
-        self._rows = [(u[k], number[k], rows.filter(pa.array(k))) for k, u, number, rows in kept if k.any()]
-        self._count = sum(len(u) for u, _, _ in self._rows)
+        self.limit(lowest)

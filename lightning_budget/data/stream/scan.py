@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from lightning_budget.data.collisions import DistinctSketch
 from lightning_budget.data.column import Column
+from lightning_budget.data.files import File
 from lightning_budget.data.id_hash import Identities, identities
+from lightning_budget.data.screening import PartScreened, assigned, of_parts, screened_part
 from lightning_budget.data.share_check import Assignments, check_arm_shares, checks_shares
 from lightning_budget.data.splits import SPLITS, split_of
 from lightning_budget.data.straddling import settle
@@ -21,6 +23,7 @@ from lightning_budget.data.stream.labels import LabelSet, found_in
 from lightning_budget.data.stream.learn import learned_schema, learned_statistics
 from lightning_budget.data.stream.profile import Profile
 from lightning_budget.data.stream.sample import UserSample, user_hash
+from lightning_budget.data.stream.seen import SeenUsers
 from lightning_budget.data.stream.trial_source import TrialSource
 from lightning_budget.data.trial_rows import check_agrees, file_of_rows, trial_rows
 from lightning_budget.data.where import Where
@@ -32,6 +35,8 @@ from lightning_budget.streaming.source import Piece
 from lightning_budget.streaming.threads import for_each
 from lightning_budget.table import RCTTable, concatenate
 
+MAX_USERS = 4_000_000
+"""Of a split, remembered to tell who straddles: with more users, val and test keep fewer."""
 MAX_LABELS = 2_000_000
 """Of one feature: a checkpoint holds every label, and so does every process."""
 
@@ -82,13 +87,18 @@ class _Found:
         labels: of each id feature whose labels are listed, those in the training rows.
         sketches: of each other id feature, how many labels there are in them.
         samples: of each split.
+        seen: users of train and of val, where their rows in later splits are to be dropped.
+        screens: by number of the piece, where rows are left out; given: what all rows were given then, a sample.
     """
 
-    def __init__(self, listed: Sequence[str], unlisted: Sequence[str], most: dict[str, int]) -> None:
+    def __init__(self, listed: Sequence[str], unlisted: Sequence[str], most: dict[str, int], drops: bool) -> None:
         self.facts: dict[int, PieceFacts] = {}
         self.labels = {name: LabelSet() for name in listed}
         self.sketches = {name: DistinctSketch() for name in unlisted}
         self.samples = {name: UserSample(most[name]) for name in SPLITS}
+        self.seen = {name: SeenUsers(MAX_USERS) for name in SPLITS[:2]} if drops else {}
+        self.screens: dict[int, PartScreened] = {}
+        self.given = UserSample(sum(most.values()))
 
     def merge(self, other: _Found) -> None:
         """Take in what another process has found; what this one has found changes nothing."""
@@ -101,6 +111,10 @@ class _Found:
             self.sketches[name].merge(sketch)
         for name, sample in other.samples.items():
             self.samples[name].merge(sample)
+        for name, seen in other.seen.items():
+            self.seen[name].merge(seen)
+        self.screens |= other.screens
+        self.given.merge(other.given)
 
 
 class _Scan:
@@ -113,7 +127,9 @@ class _Scan:
         unlisted = [name for name in names if columns.unlisted(name) is not None]
         listed = [name for name in names if schema is None and name not in unlisted]
         most = {name: request.sample_rows if name == "train" else request.eval_rows for name in SPLITS}
-        self.found = _Found(listed, unlisted, most)
+        self.drops = trial.rule.by != "user" and trial.rule.on_straddling == "drop" and columns.user is not None
+        self.tested = checks_shares(columns, request.check_shares)
+        self.found = _Found(listed, unlisted, most, self.drops)
         self._alone = threading.Lock()
 
     def add(self, piece: Piece, tell: Rows) -> None:
@@ -144,12 +160,21 @@ class _Scan:
     def _add(self, piece: Piece) -> None:
         columns, found = self.trial.columns, self.found
         file = self.trial.read(piece)
+        given = screen = None
+        if self.trial.exclude:
+            # Before rows leave for their outcomes, which may depend on the arm.
+            given = self._given(assigned(file, columns)) if self.tested else None
+            file, screen = screened_part(file, columns, self.trial.exclude)
         part = split_of(file, columns, self.trial.rule)
         facts = facts_of(file, columns, part)
         labels = {name: found_in(file[name], part == 0, name in columns.lists) for name in found.labels}
         sketches = {name: self._sketch(file[name], part == 0) for name in found.sketches}
         number = (file[columns.treatment].where or Where()).of_rows(len(part))
-        u = user_hash(number if columns.user is None else file[columns.user].users())
+        user = number if columns.user is None else file[columns.user].users()
+        u = user_hash(user)
+        # Users that no sample will keep need not be remembered.
+        least = max(found.samples[name].threshold for name in SPLITS[1:])
+        users = {name: np.unique(user[(part == i) & (u < least)]) for i, name in enumerate(found.seen)}
         rows = pa.table({name: column.data for name, column in file.items()})
         kept = {}
         for i, name in enumerate(SPLITS):
@@ -157,12 +182,19 @@ class _Scan:
             kept[name] = u[keep], number[keep], rows.filter(pa.array(keep))
         with self._alone:
             found.facts[piece.number] = facts
+            if screen is not None:
+                found.screens[piece.number] = screen
+            if given is not None:
+                found.given.add(*given)
             for name, seen in labels.items():
                 found.labels[name].add(seen)
             for name, sketch in sketches.items():
                 found.sketches[name].merge(sketch)
             for name, some in kept.items():
                 found.samples[name].add(*some)
+            for name, some in users.items():
+                found.seen[name].add(some)
+                found.seen[name].limit(least)
             self._check_labels()
 
     def result(self) -> Profile:
@@ -170,9 +202,11 @@ class _Scan:
         self._check_labels()
         trial, root = self.trial, self.trial.source.root
         parts = [self.found.facts[p.number] for p in trial.source.pieces]
+        screens = [self.found.screens[p.number] for p in trial.source.pieces if p.number in self.found.screens]
+        rows = of_parts(screens, root) if screens else None
         facts = merged(parts)
-        for name, rows in zip(SPLITS, facts.rows, strict=True):
-            if not rows:
+        for name, count in zip(SPLITS, facts.rows, strict=True):
+            if not count:
                 seen = ", ".join(f"{n:,} {split}" for split, n in zip(SPLITS, facts.rows, strict=True))
                 raise InputError(
                     f"{root}: split {name!r} is empty ({seen})",
@@ -182,15 +216,32 @@ class _Scan:
         labels = {name: seen.labels() for name, seen in self.found.labels.items()}
         schema = self.schema or learned_schema(facts, labels, trial.columns, root)
         statistics = learned_statistics(facts, trial.columns, schema)
-        kept = {name: sample.finish() for name, sample in self.found.samples.items()}
+        kept = self._dropped() if self.drops else {name: s.finish() for name, s in self.found.samples.items()}
         self._check_straddling({name: rows for name, (rows, _) in kept.items()})
         tables = {name: self._encoded(rows, number, schema) for name, (rows, number) in kept.items()}
-        if checks_shares(trial.columns, self.request.check_shares):
-            given = Assignments.of_table(concatenate(list(tables.values())), trial.columns.user is None)
+        if self.tested:
+            given = (
+                self._assignments()
+                if trial.exclude
+                else Assignments.of_table(concatenate(list(tables.values())), trial.columns.user is None)
+            )
             check_arm_shares(given, trial.columns.arms, root, self.request.check_shares)
         features = {f.name: f for f in schema.sparse}
         collisions = tuple(sketch.collisions(features[name]) for name, sketch in self.found.sketches.items())
-        return Profile(schema, statistics, tuple(p.rows[0] for p in parts), facts.rows, tables, collisions)
+        return Profile(schema, statistics, tuple(p.rows[0] for p in parts), facts.rows, tables, collisions, rows)
+
+    def _given(self, file: File) -> tuple[NDArray[np.float64], NDArray[np.int64], pa.Table]:
+        """Which rows were given what: what :meth:`UserSample.add` takes."""
+        columns = self.trial.columns
+        names = {columns.treatment, columns.propensity_column, columns.user, columns.weight} - {None}
+        number = (file[columns.treatment].where or Where()).of_rows(len(file[columns.treatment].data))
+        u = user_hash(number if columns.user is None else file[columns.user].users())
+        return u, number, pa.table({name: column.data for name, column in file.items() if name in names})
+
+    def _assignments(self) -> Assignments:
+        rows, number = self.found.given.finish()
+        where = Where(numbers=number, parts=self.trial.parts)
+        return Assignments.of_file(file_of_rows(rows, self.trial.source.root, where), self.trial.columns)
 
     def _sketch(self, column: Column, rows: NDArray[np.bool_]) -> DistinctSketch:
         if column.name in self.trial.columns.lists:
@@ -204,10 +255,35 @@ class _Scan:
         where = Where(numbers=number, parts=self.trial.parts)
         return trial_rows(file_of_rows(rows, self.trial.source.root, where), self.trial.columns, schema)
 
+    def _dropped(self) -> dict[str, tuple[pa.Table, NDArray[np.int64]]]:
+        """The samples without the rows of users whom an earlier split has too; those of train all stay.
+
+        Raises:
+            InputError: if a split is left without a row.
+        """
+        root, user, seen = self.trial.source.root, self.trial.columns.user, self.found.seen
+        assert user is not None
+        earlier, known, kept = np.empty(0, np.int64), np.inf, {}
+        for name, sample in self.found.samples.items():
+            rows, number = sample.finish()
+            users = Column(root, user, rows.column(user)).users()
+            stay = ~np.isin(users, earlier) & (user_hash(users) < known)
+            if not stay.any():
+                raise InputError(
+                    f"{root}: split {name!r} is empty: all {len(rows):,} rows are of users whom an earlier split has",
+                    "at least one row per split",
+                    "move the boundaries, or set straddling to warn",
+                )
+            kept[name] = rows.filter(pa.array(stay)), number[stay]
+            if name in seen:
+                # Of users with higher hashes nobody remembers whether they were there.
+                earlier, known = np.union1d(earlier, seen[name].users()), min(known, seen[name].threshold)
+        return kept
+
     def _check_straddling(self, kept: dict[str, pa.Table]) -> None:
         """Users in two splits show in the samples, which are of the same hashes."""
         user, rule = self.trial.columns.user, self.trial.rule
-        if rule.by == "user" or user is None:
+        if rule.by == "user" or user is None or self.drops:
             return
         least = min(sample.threshold for sample in self.found.samples.values())
         columns, parts = [], []

@@ -1,17 +1,18 @@
-"""Rows of a window in the order of the batches, so that a batch is a slice of every column.
+"""Rows of a window, each piece's sorted by batch, so that a batch is a run of every piece in every column.
 
-Each row is written once, to its place, while the columns of its piece lie in the cache. A batch holds the rows that the
-order of the window gives it, in the order in which they are read::
+Each row is written once, while its piece lies in the cache, and read once, when its batch is made. A batch holds the
+rows that the order of the window gives it, in the order in which they are read::
 
     order of the window   b2 a3 a0 c1 | b0 c0 a1 b1 | …       batches of four rows, of pieces a, b and c
-    columns               a0 a3 b2 c1 | a1 b0 b1 c0 | …
-    place                 of a0: 0, of a1: 4, of a3: 1, …
+    a column              a0 a3 | a1 | …    b2 | b0 b1 | …    c1 | c0 | …
+    the first batch       a0 a3 b2 c1
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,120 +21,145 @@ from numpy.typing import NDArray
 
 from lightning_budget.batch import KeyedJaggedTensor, RCTBatch
 from lightning_budget.data.compiled import usable
-from lightning_budget.data.stream.encoding import IN_TABLE, Encoded, ListSource, type_of
+from lightning_budget.data.lookup import row_type
+from lightning_budget.data.stream.encoding import Encoded, EntryRuns, type_of
 from lightning_budget.schema import DataSchema
 
 Column = NDArray[Any]
 Ints = NDArray[np.integer[Any]]
+NONE = EntryRuns(*(np.empty(0, np.int64) for _ in range(3)))
 
 
 class WindowOrder:
-    """Where the rows of a window go: to the batches that a permutation gives them, there in the order of the files.
+    """Which batch each row of a window goes to.
 
     Args:
-        order: ``[N]`` int32, or int64, of rows counted through all pieces.
-        sizes: ``[P]`` rows of each piece; position: ``[P]`` of each piece's first row.
-        cuts: ``[B + 1]`` from 0 to N, where batches begin and end.
+        order: ``[N]`` int32, or int64, a permutation of the rows counted through all pieces.
+        cuts: ``[B + 1]`` from 0 to N, where batches begin and end in it.
 
     Attributes:
-        place: for each piece, where its rows go.
-        row: ``[N]`` position of the row at each place.
+        batch: ``[N]`` of each row; sizes: B rows of each batch.
     """
 
-    def __init__(self, order: Ints, sizes: Sequence[int], position: Sequence[int], cuts: Ints) -> None:
-        n, batches, first = len(order), len(cuts) - 1, np.cumsum([0, *sizes])
+    def __init__(self, order: Ints, cuts: Ints) -> None:
+        n, self.sizes = len(order), np.diff(cuts).tolist()
         if n >= 1 << 32:
             raise ValueError(f"a window of {n} rows")
-        batch = np.empty(n, np.uint8 if batches <= 1 << 8 else np.uint32)
-        place, self.row, shift = np.empty(n, np.uint32), np.empty(n, np.int64), np.array(position, np.int64)
+        self.batch = np.empty(n, np.uint8 if len(self.sizes) <= 1 << 8 else np.uint32)
         if usable():
-            from lightning_budget.data.compiled.rows import places
+            from lightning_budget.data.compiled.rows import batch_of_rows
 
-            places(order, first, shift, cuts, batch, place, self.row)
+            batch_of_rows(order, cuts, self.batch)
         else:
-            batch[order] = np.repeat(np.arange(batches), np.diff(cuts))
-            layout = np.argsort(batch, kind="stable")
-            place[layout] = np.arange(n)
-            self.row[:] = layout + np.repeat(shift - first[:-1], sizes).take(layout)
-        self.place = np.split(place, first[1:-1])
+            self.batch[order] = np.repeat(np.arange(len(self.sizes)), self.sizes)
 
 
-@dataclass(frozen=True)
-class Lists:
-    """A list of ids a row: ``entries[offsets[i] : offsets[i + 1]]``; offsets ``[n + 1]`` need not begin at 0."""
+def sorted_by_batch(batch: Ints, batches: int, position: int, row: Ints) -> tuple[Ints, Ints]:
+    """Sort the rows of a piece by batch, those of a batch in their order.
 
-    entries: Ints
-    offsets: Ints
+    Args:
+        batch: ``[n]`` of each row; position: of the first row.
+        row: ``[n]``, written: position of the row at each place.
 
-    def cut(self, start: int, stop: int) -> Lists:
-        """Of rows ``start … stop`` − 1; a view."""
-        return Lists(self.entries, self.offsets[start : stop + 1])
+    Returns:
+        ``[n]`` where each row goes, and ``[B + 1]`` where each batch's rows begin, and where all end.
+    """
+    place, ends = np.empty(len(batch), np.uint32), np.zeros(batches + 1, np.uint32)
+    if usable():
+        from lightning_budget.data.compiled.rows import places
 
-    def held(self) -> Ints:
-        """The entries of these rows alone; a view."""
-        return self.entries[self.offsets[0] : self.offsets[-1]]
+        places(batch, position, ends, place, row)
+    else:
+        layout = np.argsort(batch, kind="stable")
+        place[layout] = np.arange(len(batch))
+        row[:] = layout + position
+        ends[1:] = np.cumsum(np.bincount(batch, minlength=batches))
+    return place, ends
 
-    def copy(self) -> Lists:
-        """In memory of their own."""
-        return Lists(self.held().copy(), self.offsets - self.offsets[0])
+
+Gather = Callable[[Column, Ints, Ints, Column], None]
+
+
+def _gather() -> Gather:
+    """What writes the runs ``source[starts[p] : stops[p]]`` one after the other, as numbers of the type of ``out``."""
+    if not usable():
+        return _gather_plainly
+    from lightning_budget.data.compiled.rows import gather
+
+    return gather
+
+
+def _gather_plainly(source: Column, starts: Ints, stops: Ints, out: Column) -> None:
+    np.concatenate([source[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)], out=out)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """n rows as columns; whole numbers may be smaller than a batch has them.
+    """n rows as runs ``starts[p] … stops[p]`` − 1 of columns, whose whole numbers may be smaller than a batch has them.
 
     Attributes:
-        dense: ``[n, D]``.
-        fields: those of :class:`RCTBatch` but dense and the ids, ``row`` among them.
-        ids: id features in key order.
+        rows: n; starts, stops: ``[P]``.
+        dense: D columns; fields: those of :class:`RCTBatch` but dense and the ids, ``row`` among them.
+        ids: of id features in key order, of lists their lengths.
+        entries: of lists, an array a run.
     """
 
-    dense: Column
-    fields: dict[str, Column]
-    ids: dict[str, Ints | Lists]
-
-    def __len__(self) -> int:
-        return len(self.fields["row"])
-
-    def cut(self, start: int, stop: int) -> Rows:
-        """Rows ``start … stop`` − 1; a view."""
-        ids = {k: x.cut(start, stop) if isinstance(x, Lists) else x[start:stop] for k, x in self.ids.items()}
-        return Rows(self.dense[start:stop], {name: x[start:stop] for name, x in self.fields.items()}, ids)
+    rows: int
+    starts: Ints
+    stops: Ints
+    dense: tuple[Column, ...]
+    fields: Mapping[str, Column]
+    ids: Mapping[str, Ints]
+    entries: Mapping[str, Sequence[Ints]]
 
     def copy(self) -> Rows:
-        """In memory of their own."""
-        fields = {name: x.copy() for name, x in self.fields.items()}
-        return Rows(self.dense.copy(), fields, {name: x.copy() for name, x in self.ids.items()})
+        """As one run, in memory of their own."""
+        n, gather = self.rows, _gather()
+
+        def alone(source: Column) -> Column:
+            gather(source, self.starts, self.stops, out := np.empty(n, source.dtype))
+            return out
+
+        return Rows(
+            n,
+            np.zeros(1, np.uint32),
+            np.full(1, n, np.uint32),
+            tuple(map(alone, self.dense)),
+            {name: alone(x) for name, x in self.fields.items()},
+            {name: alone(x) for name, x in self.ids.items()},
+            {name: [np.concatenate(runs)] for name, runs in self.entries.items()},
+        )
 
 
 def batch_of(parts: Sequence[Rows]) -> RCTBatch:
     """One part after the other, as a batch in memory of its own."""
-    dense = np.concatenate([p.dense for p in parts])
-    fields = {}
-    for name, first in parts[0].fields.items():
-        kind = np.int64 if first.dtype.kind == "i" else first.dtype
-        fields[name] = torch.from_numpy(np.concatenate([p.fields[name] for p in parts], dtype=kind))
-    return RCTBatch(torch.from_numpy(dense), _jagged(parts), **fields)
-
-
-def _jagged(parts: Sequence[Rows]) -> KeyedJaggedTensor | None:
-    keys = list(parts[0].ids)
-    if not keys:
-        return None
-    n = sum(map(len, parts))
-    values: list[Ints] = []
-    lengths = np.ones((len(keys), n), np.int64)
-    for i, key in enumerate(keys):
-        start = 0
-        for part in parts:
-            column = part.ids[key]
-            if isinstance(column, Lists):
-                np.subtract(column.offsets[1:], column.offsets[:-1], out=lengths[i, start : start + len(part)])
-                column = column.held()
-            values.append(column)
-            start += len(part)
-    ids = torch.from_numpy(np.concatenate(values, dtype=np.int64))
-    return KeyedJaggedTensor(keys, ids, lengths=torch.from_numpy(lengths.reshape(-1)))
+    first, gather, at = parts[0], _gather(), 0
+    n = sum(p.rows for p in parts)
+    dense = np.empty((n, len(first.dense)), np.float32)
+    fields = {name: np.empty(n, np.int64 if x.dtype.kind in "iu" else x.dtype) for name, x in first.fields.items()}
+    lengths = np.ones((len(first.ids), n), np.int64)
+    entries = {key: [run for p in parts for run in p.entries[key]] for key in first.entries}
+    counts = [sum(map(len, entries[key])) if key in entries else n for key in first.ids]
+    values = np.empty(sum(counts), np.int64)
+    values_of = [values[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
+    for part in parts:
+        starts, stops = part.starts, part.stops
+        here = slice(at, at := at + part.rows)
+        for column, out in zip(part.dense, dense.T, strict=True):
+            gather(column, starts, stops, out[here])
+        for name, out in fields.items():
+            gather(part.fields[name], starts, stops, out[here])
+        for (key, column), ones, ids in zip(part.ids.items(), lengths, values_of, strict=True):
+            gather(column, starts, stops, ones[here] if key in entries else ids[here])
+    for key, ids in zip(first.ids, values_of, strict=True):
+        if key in entries:
+            np.concatenate(entries[key], out=ids)
+    tensors = {name: torch.from_numpy(x) for name, x in fields.items()}
+    sparse = None
+    if first.ids:
+        keys, flat = list(first.ids), torch.from_numpy(lengths.reshape(-1))
+        sparse = KeyedJaggedTensor(keys, torch.from_numpy(values), lengths=flat)
+    return RCTBatch(torch.from_numpy(dense), sparse, **tensors)
 
 
 class WindowRows:
@@ -141,54 +167,48 @@ class WindowRows:
 
     Args:
         order: where they go.
+        sizes: ``[P]`` rows of each piece; position: ``[P]`` of each piece's first row.
         schema: what they hold; weighted: whether they have sample weights.
     """
 
-    def __init__(self, order: WindowOrder, schema: DataSchema, weighted: bool) -> None:
-        n = len(order.row)
-        self._order = order
-        self._dense = np.empty((n, len(schema.dense)), np.float32)
+    def __init__(
+        self, order: WindowOrder, sizes: Sequence[int], position: Sequence[int], schema: DataSchema, weighted: bool
+    ) -> None:
+        n, pieces = len(order.batch), len(sizes)
+        self._order, self._position = order, position
+        self._first = np.cumsum([0, *sizes]).tolist()
+        self._ends = np.zeros((len(order.sizes) + 1, pieces), np.uint32)
+        self._dense = tuple(np.empty(n, np.float32) for _ in schema.dense)
         outcomes = ("value", "cost", "propensity", *(["weight"] if weighted else []))
         self._fields: dict[str, Column] = {name: np.empty(n, np.float32) for name in outcomes}
-        self._fields["treatment"] = np.empty(n, IN_TABLE)
-        self._ids = {f.name: np.empty(n, type_of(f)) for f in schema.sparse if not f.is_list}
-        self._offsets = {f.name: np.zeros(n + 1, np.int64) for f in schema.sparse if f.is_list}
-        self._entries: dict[str, Ints] = {}
-        self._schema = schema
-        self._lists: dict[int, tuple[Ints, Mapping[str, ListSource]]] = {}
+        self._fields["treatment"] = np.empty(n, row_type(len(schema.treatments)))
+        self._row = np.empty(n, np.int64)
+        self._ids = {f.name: np.empty(n, np.int32 if f.is_list else type_of(f)) for f in schema.sparse}
+        self._runs: dict[str, list[EntryRuns]] = {f.name: [NONE] * pieces for f in schema.sparse if f.is_list}
 
     def put(self, number: int, found: Encoded, index: Ints) -> None:
-        """Take in a piece: all but the entries of lists, which wait until the lengths of all are known.
+        """Take in a piece.
 
         Args:
             found: some rows, those of the piece among them; index: which they are.
         """
-        place = self._order.place[number]
-        for i, source in enumerate(found.dense):
-            source.put(index, place, self._dense[:, i])
+        first, stop = self._first[number : number + 2]
+        batch, batches = self._order.batch[first:stop], len(self._order.sizes)
+        place, ends = sorted_by_batch(batch, batches, self._position[number], self._row[first:stop])
+        self._ends[:, number] = ends + np.uint32(first)
+        for source, out in zip(found.dense, self._dense, strict=True):
+            source.put(index, place, out[first:stop])
         for name, out in self._fields.items():
-            found.outcomes[name].put(index, place, out)
+            found.outcomes[name].put(index, place, out[first:stop])
         for name, out in self._ids.items():
-            found.ids[name].put(index, place, out)
-        for name, offsets in self._offsets.items():
-            found.lists[name].put_lengths(index, place, offsets[1:])
-        self._lists[number] = index, found.lists
+            if name in self._runs:
+                self._runs[name][number] = found.lists[name].put(index, place, batch, batches, out[first:stop])
+            else:
+                found.ids[name].put(index, place, out[first:stop])
 
-    def lay_out(self) -> None:
-        """Say where every list goes; when all pieces have been taken in."""
-        kinds = {f.name: type_of(f) for f in self._schema.sparse}
-        for name, offsets in self._offsets.items():
-            np.cumsum(offsets, out=offsets)
-            self._entries[name] = np.empty(offsets[-1], kinds[name])
-
-    def put_lists(self, number: int) -> None:
-        """The entries of a piece's lists, after :meth:`lay_out`."""
-        index, lists = self._lists.pop(number)
-        for name, out in self._entries.items():
-            lists[name].put(index, self._order.place[number], self._offsets[name], out)
-
-    def rows(self) -> Rows:
-        """In the order of the batches."""
-        lists = {name: Lists(entries, self._offsets[name]) for name, entries in self._entries.items()}
-        ids = {f.name: lists[f.name] if f.is_list else self._ids[f.name] for f in self._schema.sparse}
-        return Rows(self._dense, {"row": self._order.row, **self._fields}, ids)
+    def of_batch(self, number: int) -> Rows:
+        """The rows of a batch, when all pieces have been taken in; views."""
+        entries = {name: [runs.of_batch(number) for runs in pieces] for name, pieces in self._runs.items()}
+        fields = {"row": self._row, **self._fields}
+        ends, rows = self._ends, self._order.sizes[number]
+        return Rows(rows, ends[number], ends[number + 1], self._dense, fields, self._ids, entries)

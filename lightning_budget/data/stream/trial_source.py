@@ -13,7 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightning_budget.data.columns import TableColumns
+from lightning_budget.data.compiled import usable
 from lightning_budget.data.files import File, check_names
+from lightning_budget.data.screening import screened_part
 from lightning_budget.data.splits import SplitRule, split_of
 from lightning_budget.data.stream.encoding import Encoded, encode
 from lightning_budget.data.trial_rows import file_of_rows
@@ -21,6 +23,7 @@ from lightning_budget.data.where import Where
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
 from lightning_budget.streaming.source import UNREADABLE, Piece, Source, open_parquet, open_source, unreadable
+from lightning_budget.trial.rows import Kind
 
 WORTH_KEEPING = 0.75
 """Where fewer rows train, the others are left out first, which costs a copy of all columns."""
@@ -33,27 +36,31 @@ class TrialSource:
     Attributes:
         source: the files and their pieces.
         columns: what their columns mean.
-        rule: how rows are split; of each row alone.
+        rule: how rows are split; exclude: kinds of rows left out.
     """
 
     source: Source
     columns: TableColumns
     rule: SplitRule
+    exclude: tuple[Kind, ...] = ()
 
     @classmethod
-    def open(cls, path: str, columns: TableColumns, rule: SplitRule, piece_rows: int) -> TrialSource:
+    def open(
+        cls, path: str, columns: TableColumns, rule: SplitRule, piece_rows: int, exclude: tuple[Kind, ...] = ()
+    ) -> TrialSource:
         """Read all footers, and refuse what they tell already.
 
         Raises:
-            InputError: for a split that needs all rows at once, damaged footers, and columns that are missing or of
+            InputError: for a split that needs all users at once, damaged footers, and columns that are missing or of
                 types that do not go together.
         """
-        if not rule.of_row_alone:
-            what = "stratify" if rule.stratify else "straddling=drop"
+        if rule.stratify:
             raise InputError(
-                f"{what} for rows that are streamed", "a split that each row tells by itself", "use data=table"
+                "stratify for rows that are streamed: it ranks all users of an arm, who need not fit in memory",
+                "stratify=false: each user tells its split by itself",
+                "remove it, or use data=table",
             )
-        trial = cls(open_source(path, piece_rows), columns, rule)
+        trial = cls(open_source(path, piece_rows), columns, rule, exclude)
         check_names(Path(path), trial.source.columns(), trial.roles)
         trial._check_types()
         return trial
@@ -78,7 +85,7 @@ class TrialSource:
     @cached_property
     def key(self) -> str:
         """Changes when the rows may have, or what they mean."""
-        text = repr((self.source.fingerprint(), self.columns, self.rule))
+        text = repr((self.source.fingerprint(), self.columns, self.rule, *self.exclude))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     @cached_property
@@ -107,15 +114,20 @@ class TrialSource:
             InputError: as :func:`~lightning_budget.data.stream.encoding.encode`.
         """
         file = self.read(piece)
-        train = split_of(file, self.columns, self.rule) == 0
-        if train.mean() < WORTH_KEEPING:
+        if self.exclude:
+            file, _ = screened_part(file, self.columns, self.exclude)
+        part = split_of(file, self.columns, self.rule)
+        index = _training(part)
+        if len(index) < WORTH_KEEPING * len(part):
+            train = np.zeros(len(part), bool)
+            train[index] = True
             mask = pa.array(train)
             kept = {
                 name: replace(c, data=c.data.filter(mask), where=None if c.where is None else c.where.kept(train))
                 for name, c in file.items()
             }
-            file, train = File(kept), train[train]
-        return encode(file, self.columns, schema), np.flatnonzero(train).astype(np.uint32)
+            file, index = File(kept), np.arange(len(index), dtype=np.uint32)
+        return encode(file, self.columns, schema), index
 
     def _table(self, piece: Piece) -> pa.Table:
         file = self.source.file_of(piece)
@@ -161,6 +173,16 @@ class TrialSource:
                         f"{schema.field(name).type}, as in {self.source.files[0].name}",
                         "write all partitions with one type",
                     ) from e
+
+
+def _training(part: NDArray[np.int8]) -> NDArray[np.uint32]:
+    """Which rows train."""
+    if not usable():
+        return np.flatnonzero(part == 0).astype(np.uint32)
+    from lightning_budget.data.compiled.rows import rows_of
+
+    index = np.empty(len(part), np.uint32)
+    return index[: rows_of(part, 0, index)]
 
 
 def _read(path: str, groups: Sequence[int], columns: list[str], rows: int | None, factored: list[str]) -> pa.Table:

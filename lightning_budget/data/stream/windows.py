@@ -1,9 +1,9 @@
-"""Batches of one stream: windows read ahead on a thread, shuffled, cut, and the rest carried into the next."""
+"""Batches of one stream: windows read ahead on threads, shuffled, cut, and the rest carried into the next."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ from lightning_budget.data.stream.shuffled import Rows, WindowOrder, WindowRows,
 from lightning_budget.data.stream.trial_source import TrialSource
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema
-from lightning_budget.streaming.threads import for_each
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class TrainingStream:
         """The worker's batches from number ``first`` on, the same ones whether those before were asked for or not.
 
         ``row`` is a row's position in the training split. In memory are two windows, the one that batches are cut from
-        and the one that is read meanwhile, and of that one also the pieces until its rows are in order.
+        and the one that is read meanwhile, and the pieces at work.
 
         Raises:
             InputError: if a file cannot be read, or is another one than was scanned.
@@ -49,45 +48,50 @@ class TrainingStream:
         windows = [w for w in windows if w.first + w.rows > first * size]
         if not windows:
             return
-        # The row of the stream that the next batch begins with.
-        at = first * size
         end = windows[-1].first + windows[-1].rows
         carried: list[Rows] = []
-        with ThreadPoolExecutor(1, "window") as reader:
-            ahead = reader.submit(self._read, worker, windows[0])
+        pool = ThreadPoolExecutor(self.threads, "window")
+        try:
+            # Readers go from the last piece of a window to the first one of the next without waiting for each other.
+            ahead = [self._begin(pool, worker, w) for w in windows[:2]]
             for i, window in enumerate(windows):
-                rows = ahead.result()
-                if i + 1 < len(windows):
-                    ahead = reader.submit(self._read, worker, windows[i + 1])
-                while (start := at + sum(map(len, carried)) - window.first) < window.rows:
-                    stop = min(at + size - window.first, window.rows)
-                    part = rows.cut(start, stop)
-                    if stop == window.rows and window.first + stop < min(at + size, end):
+                rows = ahead.pop(0).rows()
+                cuts = self._cuts(window)
+                for number, stop in enumerate((cuts[1:] + window.first).tolist()):
+                    if stop <= first * size:
+                        continue
+                    part = rows.of_batch(number)
+                    if stop % size and stop < end:
                         carried.append(part.copy())
-                        break
+                        continue
                     yield batch_of([*carried, part])
-                    at, carried = at + size, []
+                    carried = []
+                    del part
+                del rows
+                if i + 2 < len(windows):
+                    ahead.append(self._begin(pool, worker, windows[i + 2]))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _read(self, worker: int, window: Window) -> Rows:
+    def _begin(self, pool: ThreadPoolExecutor, worker: int, window: Window) -> _Reading:
+        """Have a window read."""
+        order = pool.submit(self._arranged, worker, window)
+        # The order has begun before any of the pieces, which wait for it.
+        return _Reading(order, [pool.submit(self._read, s, i, order) for i, s in enumerate(window.segments)])
+
+    def _arranged(self, worker: int, window: Window) -> WindowRows:
         offsets = first_rows(self.plan.piece_rows)
-        segments = window.segments
-        order = WindowOrder(
-            self.plan.order(worker, window).numpy(),
-            [s.rows for s in segments],
-            [offsets[s.piece] + s.start for s in segments],
-            self._cuts(window),
+        return WindowRows(
+            WindowOrder(self.plan.order(worker, window).numpy(), self._cuts(window)),
+            [s.rows for s in window.segments],
+            [offsets[s.piece] + s.start for s in window.segments],
+            self.schema,
+            self.trial.columns.weight is not None,
         )
-        rows = WindowRows(order, self.schema, self.trial.columns.weight is not None)
 
-        def read(number: int) -> None:
-            segment = segments[number]
-            found, index = self._training_rows(segment)
-            rows.put(number, found, index[segment.start : segment.stop])
-
-        for_each(range(len(segments)), read, self.threads)
-        rows.lay_out()
-        for_each(range(len(segments)), rows.put_lists, self.threads)
-        return rows.rows()
+    def _read(self, segment: Segment, number: int, order: Future[WindowRows]) -> None:
+        found, index = self._training_rows(segment)
+        order.result().put(number, found, index[segment.start : segment.stop])
 
     def _cuts(self, window: Window) -> NDArray[np.int64]:
         """Where batches begin and end in a window."""
@@ -104,3 +108,21 @@ class TrainingStream:
                 "start again",
             )
         return found, index
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A window that is being read: what it will be, and its pieces."""
+
+    order: Future[WindowRows]
+    pieces: list[Future[None]]
+
+    def rows(self) -> WindowRows:
+        """When all is there.
+
+        Raises:
+            BaseException: that of the first piece that could not be read.
+        """
+        for piece in self.pieces:
+            piece.result()
+        return self.order.result()

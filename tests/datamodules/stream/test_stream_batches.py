@@ -202,13 +202,13 @@ def test_a_batch_holds_what_the_order_of_the_window_gives_it(
 def test_two_windows_in_memory(data: ParquetRCTDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read ahead by one window, never two; and reading ends with the iterator."""
     read: list[int] = []
-    original = TrainingStream._read
+    original = TrainingStream._begin
 
-    def counted(self: TrainingStream, worker: int, window: Any) -> Any:
+    def counted(self: TrainingStream, pool: Any, worker: int, window: Any) -> Any:
         read.append(window.number)
-        return original(self, worker, window)
+        return original(self, pool, worker, window)
 
-    monkeypatch.setattr(TrainingStream, "_read", counted)
+    monkeypatch.setattr(TrainingStream, "_begin", counted)
     stream = stream_of(data)
     windows = stream.plan.windows(0)
     assert len(windows) > 2
@@ -232,6 +232,7 @@ def test_a_file_damaged_after_the_scan(tmp_path: Path, trial: pa.Table) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"part-2.parquet was changed"):
         list(data.train_dataloader())
+    assert not [t for t in threading.enumerate() if t.name.startswith("window")]
     path.unlink()
     with pytest.raises(InputError, match=r"part-2.parquet"):
         list(data.train_dataloader())

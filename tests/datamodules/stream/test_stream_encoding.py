@@ -12,9 +12,10 @@ from streamed import COLUMNS
 from lightning_budget.data.column import Column
 from lightning_budget.data.columns import TableColumns
 from lightning_budget.data.ids import rows_of
+from lightning_budget.data.lookup import row_type
 from lightning_budget.data.splits import SplitRule, split_of
-from lightning_budget.data.stream.encoding import ListSource, Source, encode, source_of
-from lightning_budget.data.stream.shuffled import WindowOrder
+from lightning_budget.data.stream.encoding import ListSource, Source, encode, source_of, type_of
+from lightning_budget.data.stream.shuffled import WindowOrder, sorted_by_batch
 from lightning_budget.data.trial import learn_schema
 from lightning_budget.data.trial_rows import file_of_rows, trial_rows
 from lightning_budget.hashing import hashed_uniform
@@ -36,12 +37,17 @@ def test_rows_go_to_their_batch_in_the_order_of_the_files(batch_rows: int) -> No
     sizes, position = [300, 0, 1, 99], [1000, 7, 0, 5]
     order = rng.permutation(sum(sizes)).astype(np.int32)
     cuts = np.unique([0, *range(3, len(order), batch_rows), len(order)])
-    found = WindowOrder(order, sizes, position, cuts)
-    names = np.concatenate([np.arange(n) + p for n, p in zip(sizes, position, strict=True)])
-    expected = np.concatenate([np.sort(order[a:b]) for a, b in pairwise(cuts)])
-    assert found.row.tolist() == names[expected].tolist()
-    assert [len(p) for p in found.place] == sizes
-    assert expected[np.concatenate(found.place)].tolist() == list(range(len(order)))
+    found = WindowOrder(order, cuts)
+    assert found.sizes == np.diff(cuts).tolist()
+    first = np.cumsum([0, *sizes])
+    held: list[list[int]] = [[] for _ in found.sizes]
+    for p, n in enumerate(sizes):
+        row = np.empty(n, np.int64)
+        place, ends = sorted_by_batch(found.batch[first[p] : first[p + 1]], len(found.sizes), position[p], row)
+        assert (row[place] - position[p]).tolist() == list(range(n))
+        for rows, a, b in zip(held, ends[:-1], ends[1:], strict=True):
+            rows += (row[a:b] - position[p] + first[p]).tolist()
+    assert held == [np.sort(order[a:b]).tolist() for a, b in pairwise(cuts)]
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
@@ -70,23 +76,23 @@ def test_vectors_take_turns() -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_lists_keep_their_entries(known: bool) -> None:
-    """Empty ones too."""
+@pytest.mark.parametrize(("batches", "longest"), [(3, 5), (3, 30), (40, 5)])
+def test_lists_keep_their_entries(known: bool, batches: int, longest: int) -> None:
+    """Empty ones too, of few batches and of many, one of them without a row."""
     rng = np.random.default_rng(2)
-    lengths = rng.integers(0, 5, 60)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    lengths = rng.integers(0, longest, 60)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
     entries = rng.integers(0, 9, offsets[-1]).astype(np.int32)
-    table = np.array([0, 3, 1, 2, 0], np.int32)
-    rows, place = rng.permutation(60)[:50].astype(np.uint32), rng.permutation(50).astype(np.uint32)
+    table = np.array([0, 3, 1, 2, 0], np.uint8)
+    rows, batch = rng.permutation(60)[:50].astype(np.uint32), rng.integers(1, batches, 50).astype(np.uint8)
     lists = ListSource(Source(entries, table, 2) if known else Source(entries), offsets)
-    to = np.zeros(51, np.int64)
-    lists.put_lengths(rows, place, to[1:])
-    to = np.cumsum(to)
-    out = np.full(to[-1], -1, np.int32)
-    lists.put(rows, place, to, out)
+    place, ends = sorted_by_batch(batch, batches, 0, np.empty(50, np.int64))
+    found = lists.put(rows, place, batch, batches, out := np.empty(50, np.int32))
     wanted = table[np.clip(entries.astype(int) - 2, 0, 4)] if known else entries
-    for r, p in zip(rows.tolist(), place.tolist(), strict=True):
-        assert out[to[p] : to[p + 1]].tolist() == wanted[offsets[r] : offsets[r + 1]].tolist()
+    for b in range(batches):
+        here = rows[batch == b].tolist()
+        assert out[ends[b] : ends[b + 1]].tolist() == lengths[here].tolist()
+        assert found.of_batch(b).tolist() == [x for r in here for x in wanted[offsets[r] : offsets[r + 1]].tolist()]
 
 
 def test_pieces_are_encoded_as_tables_are() -> None:
@@ -132,18 +138,28 @@ def test_pieces_are_encoded_as_tables_are() -> None:
     for source, expected in zip(found.dense, table.dense.unbind(1), strict=True):
         assert taken(source, np.float32) == expected.tolist()
     for name, source in found.outcomes.items():
-        kind = np.int32 if name == "treatment" else np.float32
+        kind = np.uint8 if name == "treatment" else np.float32
         assert taken(source, kind) == getattr(table, name).tolist()
     for name, expected in table.ids.items():
         if isinstance(expected, IdList):
-            to = np.zeros(n + 1, np.int64)
-            found.lists[name].put_lengths(index, index, to[1:])
-            to = np.cumsum(to)
-            out = np.empty(to[-1], np.int32)
-            found.lists[name].put(index, index, to, out)
-            assert (to.tolist(), out.tolist()) == (expected.offsets.tolist(), expected.values.tolist())
+            runs = found.lists[name].put(index, index, np.zeros(n, np.uint8), 1, lengths := np.empty(n, np.int32))
+            assert lengths.tolist() == expected.offsets.diff().tolist()
+            assert runs.of_batch(0).tolist() == expected.values.tolist()
         else:
-            assert taken(found.ids[name], np.int32) == expected.tolist(), name
+            kind = type_of(next(f for f in schema.sparse if f.name == name))
+            assert taken(found.ids[name], kind) == expected.tolist(), name
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"), [(256, np.uint8), (257, np.uint16), (1 << 16, np.uint16), (1 << 17, np.int32)]
+)
+def test_rows_of_tables_fit(rows: int, kind: type) -> None:
+    """The last row of a table of so many."""
+    assert row_type(rows) == kind
+    feature = SparseFeature("uid", rows, vocabulary=tuple(map(str, range(rows - 1))))
+    column = Column("f", "uid", pa.array([0, rows - 2, rows - 1, 7]))
+    source_of(column, feature).put(*(np.arange(4, dtype=np.uint32),) * 2, out := np.empty(4, type_of(feature)))
+    assert out.tolist() == [1, rows - 1, 0, 8]
 
 
 def test_ids_of_managed_features_keep_their_width() -> None:

@@ -10,14 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from streamed import assert_same_table, module, write_folder
+from streamed import assert_same_batch, assert_same_table, module, write_folder
 
 from datamodules import ParquetRCTDataModule, TableRCTDataModule
 from lightning_budget.data.stream import scan as scanning
 from lightning_budget.data.stream.sample import UserSample, user_hash
 from lightning_budget.data.stream.scan import ScanRequest, scan
+from lightning_budget.data.stream.seen import SeenUsers
 from lightning_budget.errors import InputError
 from lightning_budget.streaming.ranks import Ranks
+from lightning_budget.trial.rows import KINDS
 
 RICH: dict[str, Any] = {
     "weight": "w",
@@ -29,6 +31,7 @@ RICH: dict[str, Any] = {
     "cost": None,
     "cost_formula": "paid * buys",
 }
+DROP: dict[str, Any] = {"split_column": "part", "straddling": "drop"}
 
 
 @pytest.fixture
@@ -217,8 +220,136 @@ def test_users_in_two_splits(tmp_path: Path, trial: pa.Table) -> None:
         module(folder, split_column="part").setup()
     with pytest.raises(InputError, match="stratify for rows that are streamed"):
         module(folder, stratify=True).setup()
-    with pytest.raises(InputError, match=r"exclude=.* for rows that are streamed"):
-        module(folder, exclude=["unknown_arm"])
+    one = trial.set_column(trial.schema.get_field_index("uid"), "uid", pa.array([7] * len(trial)))
+    write_folder(one.append_column("part", pa.array(part)), tmp_path / "e")
+    with pytest.raises(InputError, match=r"split 'val' is empty: all .* users whom an earlier split has"):
+        module(tmp_path / "e", **DROP).setup()
+
+
+def spoilt(trial: pa.Table, rng: np.random.Generator) -> pa.Table:
+    """With rows of every kind that no estimate can use; none can in rows 200 … 260."""
+    n = len(trial)
+    where = {name: rng.random(n) < 0.1 for name in ("spend", "paid", "p", "arm")}
+    where["spend"][200:260] = True
+    for name, bad in (("spend", None), ("paid", -1.0), ("p", 0.0), ("arm", "medium")):
+        values = [bad if there else x for x, there in zip(trial[name].to_pylist(), where[name], strict=True)]
+        trial = trial.set_column(trial.schema.get_field_index(name), name, pa.array(values))
+    return trial
+
+
+@pytest.mark.parametrize("settings", [{}, {"user": None, "categorical": ["uid"]}, {"propensity": "estimated"}])
+def test_rows_are_left_out_as_when_reading_whole(tmp_path: Path, trial: pa.Table, settings: dict[str, Any]) -> None:
+    """Whole pieces too; counted alike, after a second start too, and the rest streams."""
+    folder = write_folder(spoilt(trial, np.random.default_rng(8)), tmp_path / "d", group_rows=20)
+    settings = {**settings, "exclude": list(KINDS), "buffer_rows": 60, "cache": str(tmp_path / "c")}
+    data = module(folder, **settings)
+    data.setup()
+    held = whole(data, folder)
+    assert data.screened == held.screened
+    assert data.screened is not None
+    assert 0 < data.screened.excluded < len(trial)
+    for name in ("train", "val", "test"):
+        assert_same_table(data.split(name), held.split(name))
+    assert data.schema == held.schema
+    again = module(folder, **settings)
+    again.setup()
+    assert again.screened == data.screened
+    for batch in again.train_dataloader():
+        assert_same_batch(batch, held.train.batch(batch.row))
+    assert sum(map(len, again.train_dataloader())) == len(held.train)
+
+
+def test_what_is_not_to_be_left_out_is_refused(tmp_path: Path, trial: pa.Table) -> None:
+    folder = write_folder(spoilt(trial, np.random.default_rng(8)), tmp_path / "d")
+    with pytest.raises(InputError, match=r"part-\d.parquet: row group \d+: .* with negative_cost .*data.exclude=\["):
+        module(folder, exclude=[kind for kind in KINDS if kind != "negative_cost"]).setup()
+    empty = trial.set_column(trial.schema.get_field_index("spend"), "spend", pa.nulls(len(trial), pa.float64()))
+    write_folder(empty, tmp_path / "e")
+    with pytest.raises(InputError, match="no row is left of 600"):
+        module(tmp_path / "e", exclude=["missing_outcome"]).setup()
+
+
+def test_shares_are_tested_before_rows_leave(tmp_path: Path, trial: pa.Table) -> None:
+    """Outcomes missing in one arm are no contradiction to propensities; another propensity is."""
+    missing = [None if a == "low" and i % 10 else x for i, (a, x) in enumerate(zip(*pairs(trial), strict=True))]
+    one = trial.set_column(trial.schema.get_field_index("spend"), "spend", pa.array(missing))
+    folder = write_folder(one, tmp_path / "d")
+    data = module(folder, exclude=["missing_outcome"], check_shares=1e-6)
+    data.setup()
+    assert data.screened is not None
+    assert not data.screened.verdict().ok
+    with pytest.raises(InputError, match="propensities do not match the arms given"):
+        module(folder, exclude=["missing_outcome"], check_shares=1e-6, propensity=[0.1, 0.8, 0.1]).setup()
+
+
+def pairs(trial: pa.Table) -> tuple[list[str], list[float]]:
+    return trial["arm"].to_pylist(), trial["spend"].to_pylist()
+
+
+@pytest.fixture
+def straddling(tmp_path: Path, trial: pa.Table) -> Path:
+    """A folder in which a third of the users of val and test are in train too, and some of test in val."""
+    rng = np.random.default_rng(6)
+    user, part = rng.integers(0, 260, len(trial)), rng.choice(3, len(trial), p=[0.3, 0.3, 0.4])
+    table = trial.set_column(trial.schema.get_field_index("uid"), "uid", pa.array(user))
+    table = table.append_column("part", pa.array(np.array(["train", "val", "test"])[part]))
+    return write_folder(table, tmp_path / "d")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_straddling_users_are_dropped_as_when_reading_whole(
+    straddling: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.parquet_rct._cores", lambda: threads)
+    data = module(straddling, **DROP)
+    data.setup()
+    held, warned = whole(data, straddling), module(straddling, split_column="part", straddling="warn")
+    with pytest.warns(UserWarning, match="users into several splits"):
+        warned.setup()
+    for name in ("train", "val", "test"):
+        assert_same_table(data.split(name), held.split(name))
+    assert len(data.train) == len(warned.train)
+    assert 0 < len(data.val) < len(warned.val)
+    assert 0 < len(data.test) < len(warned.test)
+    assert data.statistics == warned.statistics
+    assert data.schema == warned.schema
+
+
+@pytest.mark.parametrize(("most", "eval_rows"), [(1000, 60), (30, 60), (30, 10**6)])
+def test_a_bounded_memory_of_users_never_lets_one_straddle(
+    straddling: Path, most: int, eval_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer users remembered val and test are smaller samples of the same users, with all their rows."""
+    full = module(straddling, **DROP)
+    full.setup()
+    monkeypatch.setattr(scanning, "MAX_USERS", most)
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr("datamodules.parquet_rct._cores", lambda threads=threads: threads)
+        data = module(straddling, **DROP, eval_rows=eval_rows)
+        data.setup()
+        found.append(data)
+        for name in ("val", "test"):
+            kept, every = data.split(name), full.split(name)
+            assert 0 < len(kept) < len(every)
+            assert_same_table(kept, every.select(torch.isin(every.user, kept.user).nonzero()[:, 0]))
+    for name in ("val", "test"):
+        assert_same_table(found[0].split(name), found[1].split(name))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_seen_users_are_those_of_the_lowest_hashes(seed: int) -> None:
+    """In any order, in two parts that are then merged."""
+    rng = np.random.default_rng(seed)
+    user, most = rng.integers(-(10**6), 10**6, 200), int(rng.integers(3, 250))
+    one, two = SeenUsers(most), SeenUsers(most)
+    for part in np.array_split(rng.permutation(np.concatenate([user, user])), 15):
+        (one if rng.random() < 0.4 else two).add(np.unique(part))
+    one.merge(two)
+    every = np.unique(user)
+    expected = every[np.sort(np.argsort(user_hash(every))[:most])]
+    assert one.users().tolist() == expected.tolist()
+    assert (user_hash(every) < one.threshold).sum() == len(expected)
 
 
 @pytest.fixture

@@ -77,6 +77,65 @@ def test_any_layout_and_users_that_end_within_a_block(dtype: torch.dtype, layout
     assert together.multipliers_together(users, totals, brackets) == expected
 
 
+@pytest.mark.parametrize("arms", [2, 3, 5, 7, 8])
+def test_any_number_of_arms_as_in_plain_torch(arms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code is made for a few numbers of arms; below them the last arm comes again. No order of the arms helps."""
+    g = torch.Generator().manual_seed(arms)
+    value, cost = (x.float() for x in random_problem(20 + arms, 2500, arms))
+    order = torch.rand(2500, arms, generator=g).argsort(1)
+    value, cost = value.gather(1, order), (cost + torch.rand(2500, 1, generator=g)).gather(1, order)
+    ends = [recount(cost, cost.argmin(1)), recount(cost, value.argmax(1))]
+    budgets = torch.linspace(*ends, 62, dtype=torch.float64)[1:-1] / 2500
+    users = dual.all_users(value, cost, None)
+    brackets = together.brackets_together(users.value, users.cost, budgets.tolist())
+    found = together.multipliers_together(users, [2500 * b for b in budgets.tolist()], brackets)
+    assert sum(one is not None for one in found) > 50
+    compiled_too = solve_multipliers(value, cost, budgets).tolist()
+    monkeypatch.setenv(compiled.SWITCH, "0")
+    expected = solve_multipliers(value, cost, budgets).tolist()
+    assert compiled_too == expected
+    assert all(one in (None, m) for one, m in zip(found, expected, strict=True))
+    assert len(set(expected)) == 60
+
+
+@pytest.mark.parametrize("arms", [2, 3, 5, 7, 8])
+def test_hardly_anyone_is_odd(arms: int) -> None:
+    """Neither for the last arm that comes again, nor for arms equal to the cheapest one."""
+    from lightning_budget.allocation.compiled.blocks import PITCH
+    from lightning_budget.allocation.compiled.intervals import WRITTEN, intervals
+
+    value, cost = (x.float() for x in random_problem(30 + arms, 1024, arms))
+    none = torch.rand(1024, arms, generator=torch.Generator().manual_seed(arms)) < 0.2
+    v, c = (torch.where(none, x[:, :1], x).T.contiguous().numpy().ravel() for x in (value, cost))
+    most = min(n for n in WRITTEN if n >= arms)
+    below, last, mask = (np.int32(x) for x in (0x3E000000, 0x41000000, 0x7FFFFFFF))
+    ends, steps, top = np.empty(most * PITCH, np.int32), np.zeros(PITCH, np.uint8), np.zeros(PITCH, np.float32)
+    odd = np.zeros(PITCH, np.int8)
+    intervals(v, c, 0, 1024, 1024, arms, (0,) * most, 1024, below, last, mask, mask, ends, steps, odd, top)
+    assert odd.sum() < 10
+    slope = efficient_frontier(*(torch.from_numpy(x.reshape(arms, 1024).T) for x in (v, c))).slope
+    marked = int(np.unpackbits(steps).sum())
+    assert abs(marked - int(((slope > 0.125) & (slope < 8)).sum())) < 10
+
+
+@pytest.mark.parametrize("arms", [3, 5, 8])
+@pytest.mark.parametrize("off", [0.0, 1e-6])
+def test_arms_of_a_user_on_one_line(arms: int, off: float) -> None:
+    """Their slopes differ by rounding alone, or by a few floats, and no order of the arms helps."""
+    g = torch.Generator().manual_seed(arms)
+    cost = torch.rand(3000, arms, generator=g)
+    cost[:, 0] = 0
+    value = (0.1 + torch.rand(3000, 1, generator=g)) * cost * (1 + off * torch.randn(3000, arms, generator=g))
+    shuffled = torch.rand(3000, arms, generator=g).argsort(1)
+    value, cost = value.gather(1, shuffled), cost.gather(1, shuffled)
+    totals = exact_totals(value, cost, 12)
+    expected = by_sorting(value, cost, totals)
+    brackets = [(m / 1.1, 1.1 * m) for m in expected]
+    found = together.multipliers_together(dual.all_users(value, cost, None), totals, brackets)
+    assert all(one in (None, m) for one, m in zip(found, expected, strict=True))
+    assert sum(one is not None for one in found) > 0.8 * len(found)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("off", [-2, 0, 1])
 def test_slopes_within_rounding_of_an_edge(dtype: torch.dtype, off: int) -> None:
@@ -93,9 +152,9 @@ def test_slopes_within_rounding_of_an_edge(dtype: torch.dtype, off: int) -> None
     size = value.element_size()
     bits = np.dtype(f"i{size}")
     edge = int(np.array([1.7], f"f{size}").view(bits)[0]) + off
-    low, high = (float(np.array([edge + i * 128], bits).view(f"f{size}")[0]) for i in (-12, 12))
+    low, high = (float(np.array([edge + i * 512], bits).view(f"f{size}")[0]) for i in (-12, 12))
     slots = together.Slots.over(low, high, size)
-    assert slots.shift == 7
+    assert slots.shift == 9
     assert edge in [slots.edge_bits(t) for t in range(slots.count)]
     found = together.multipliers_together(dual.all_users(value, cost, None), totals, [(low, high)] * len(totals))
     assert all(one in (None, m) for one, m in zip(found, expected, strict=True))
@@ -160,7 +219,7 @@ def test_the_curve_at_its_edges() -> None:
     assert curve is not None
     slope = efficient_frontier(value, cost).slope
     inside = (slope > slots.edge(0)) & (slope < slots.edge(slots.count))
-    assert abs(sum(len(rows) for rows, _ in curve.listed) - int(inside.sum())) <= 3
+    assert abs(sum(len(rows) for _, rows, _ in curve.listed) - int(inside.sum())) <= 3
     checked = 0
     for t in range(0, slots.count, 50):
         edge = slots.edge(t)

@@ -18,7 +18,8 @@ from lightning_budget.allocation.compiled import scores
 from lightning_budget.allocation.compiled.blocks import PITCH, pass_over_few
 from lightning_budget.allocation.compiled.exact import choose, climb
 from lightning_budget.allocation.compiled.few import BLOCK, MOST_ARMS
-from lightning_budget.allocation.compiled.intervals import SPREAD, WRITTEN, pass_over_intervals
+from lightning_budget.allocation.compiled.interval_sums import pass_over_intervals
+from lightning_budget.allocation.compiled.intervals import WRITTEN
 from lightning_budget.allocation.compiled.ordering import descending as order_of
 from lightning_budget.allocation.compiled.slices import pass_over as pass_over_many
 from lightning_budget.allocation.compiled.together import Slots, SpendCurve
@@ -161,31 +162,31 @@ def spend_by_slope(value: Tensor, cost: Tensor, slots: Slots, is_open: NDArray[n
     """The curve of ``[K, N]`` with at most eight arms, and the steps in open slots; none where sizes are extreme."""
     arms, users = value.shape
     v, c, stride = _memory(value, cost)
-    width = slots.count + 2 * SPREAD
+    width = slots.count + 1
     lists = np.zeros(width, np.int8)
-    lists[SPREAD : SPREAD + len(is_open)] = is_open
-    number = np.dtype(np.int32 if users < 1 << 31 else np.int64)
+    lists[: len(is_open)] = is_open
     some = (0,) * min(n for n in WRITTEN if n >= arms)
     kind = slots.bits.type
-    numbers = (kind(slots.first), kind(slots.shift), kind(slots.count + SPREAD), kind(np.iinfo(kind).max), lists)
+    last = slots.edge_bits(slots.count)
+    numbers = (kind(slots.first), kind(last), kind(slots.shift), kind(np.iinfo(kind).max), lists)
 
     def work(start: int, stop: int) -> tuple[Any, ...]:
         room = min(LISTED, arms * (stop - start + _PAD))
         rows, ends = np.empty(room, np.int32), np.empty(room, slots.bits)
         sums, fits, at = np.zeros((width, 2)), True, start
-        kept: list[tuple[NDArray[Any], ...]] = []
+        kept: list[tuple[int, NDArray[np.int32], NDArray[Any]]] = []
         while at < stop and fits:
             before = at
             at, n, fits = pass_over_intervals(v, c, stride, arms, some, at, stop, *numbers, sums, rows, ends)
-            kept.append((rows[:n].astype(number) + number.type(before), ends[:n].copy()))
+            kept.append((before, rows[:n].copy(), ends[:n].copy()))
         return fits, kept, sums
 
     parts = _slices(users, work)
     if not all(part[0] for part in parts):
         return None
-    sums = np.zeros((slots.count + SPREAD, 2))  # floats and what their rounding left out, by two-sum
+    sums = np.zeros((width, 2))  # floats and what their rounding left out, by two-sum
     for part in parts:
-        more = part[2][SPREAD:]
+        more = part[2]
         before, total = sums[:, 0], sums[:, 0] + more[:, 0]
         seen = total - before
         sums[:, 1] += more[:, 1] + ((before - (total - seen)) + (more[:, 0] - seen))

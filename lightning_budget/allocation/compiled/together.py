@@ -26,16 +26,22 @@ from lightning_budget.allocation.sample import (
 FEWEST = 3
 """Budgets within the range of slopes from which on the curve costs less than a bracket for each."""
 
-SLOTS = 1 << 12
+SLOTS = 1 << 13
 """Most slots between the least and the largest multiplier looked for: sums of them stay in cache."""
 
-NEAR = 32
-"""Floats by which a slope in the precision of the input may be off: three roundings, and more than enough."""
+NEAR = 256
+"""Floats from a slot within which a step is looked at: more than ``OFF`` and what a slope is off once more."""
+
+OFF = 96
+"""Floats by which a slope in the precision of the input may be off: its last six bits, and three roundings."""
+
+Bracket = tuple[float, float]
+
+_NARROWEST = 9
+"""Width of a slot as a power of two, no less than two of ``NEAR``."""
 
 _SMALLEST, _LARGEST = 1e-30, 1e30
 """Multipliers whose slopes do not leave single precision."""
-
-Bracket = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Slots:
         """At most ``SLOTS`` from one multiplier to another, and one more on each side."""
         bits = np.dtype(np.int32 if itemsize == 4 else np.int64)
         first, last = (int(np.array([x], f"f{itemsize}").view(bits)[0]) for x in (low, high))
-        shift = max((last - first).bit_length() - SLOTS.bit_length() + 1, 7)
+        shift = max((last - first).bit_length() - SLOTS.bit_length() + 1, _NARROWEST)
         return cls(first - (1 << shift), shift, ((last - first) >> shift) + 3, bits)
 
     def edge_bits(self, slot: int) -> int:
@@ -65,7 +71,14 @@ class Slots:
 
     def edge(self, slot: int) -> float:
         """Lower end of a slot."""
-        return float(np.array([self.edge_bits(slot)], self.bits).view(f"f{self.bits.itemsize}")[0])
+        return self._float(self.edge_bits(slot))
+
+    def reach(self, slot: int) -> Bracket:
+        """Where a step may lie whose slope falls into a slot."""
+        return self._float(self.edge_bits(slot) - OFF), self._float(self.edge_bits(slot + 1) + OFF)
+
+    def _float(self, bits: int) -> float:
+        return float(np.array([bits], self.bits).view(f"f{self.bits.itemsize}")[0])
 
     def above(self, slot: int) -> Slots:
         """Of the slots above one, the lowest."""
@@ -82,13 +95,13 @@ class SpendCurve:
     """What all users spend at the edges of slots, and who changes arm between them.
 
     Attributes:
-        parts: ``[slots and more, 2]``; those from slot t on sum exactly to the spend at its lower edge, that of users
-            with a step within rounding of the edge excepted.
-        listed: users and bits of slopes, of steps in open slots, piece by piece.
+        parts: ``[slots + 1, 2]``, the spend above all slots last; those from slot t on sum exactly to the spend at its
+            lower edge, that of users with a step within rounding of the edge excepted.
+        listed: of steps in open slots a first user, users from there on, and bits of slopes, piece by piece.
     """
 
     parts: NDArray[np.float64]
-    listed: list[tuple[NDArray[np.signedinteger], NDArray[np.signedinteger]]]
+    listed: list[tuple[int, NDArray[np.int32], NDArray[np.signedinteger]]]
 
     def slots_at(self, totals: list[float], slots: Slots) -> list[int]:
         """In which slot the spend passes each total, about; −1 and the number of slots beyond the ends."""
@@ -164,10 +177,10 @@ def multipliers_together(users: OpenUsers, totals: list[float], brackets: list[B
         if taken is None:
             continue
         others = _few_floats(above + (-taken.parts).ravel().tolist())
-        low, high = slots.edge(slot), slots.edge(slot + 1)
+        low, high = slots.reach(slot)
         here = slice(*np.searchsorted(-slope, [-high, -low]))
-        running = np.concatenate([[0.0], price[here]]).cumsum() + above[0]
-        one = _Open(value[:, part], cost[:, part], others, low, high, np.concatenate([[high], slope[here]]), running)
+        candidates = np.concatenate([[high], slope[here]])
+        one = _Open(value[:, part], cost[:, part], others, low, high, candidates, price[here])
         for i, total in enumerate(totals):
             if critical[i] == slot:
                 found[i] = one.critical(total)
@@ -178,9 +191,9 @@ def _steps(
     value: Tensor, cost: Tensor, slots: Slots, wanted: list[int], users: list[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Slopes, descending, and prices of steps in the slots for whose sake users, so many a slot, were picked."""
-    ends = [slots.edge(t) for t in (wanted[-1], wanted[0] + 1)] if wanted else [1.0, 1.0]
+    ends = (slots.reach(wanted[-1])[0], slots.reach(wanted[0])[1]) if wanted else (1.0, 1.0)
     _, user, arm, previous, slope = (x.numpy() for x in frontier_steps(value, cost, *ends))
-    lower, upper = (np.array([slots.edge(t + i) for t in wanted]).repeat(users)[user] for i in (0, 1))
+    lower, upper = (np.array([slots.reach(t)[i] for t in wanted]).repeat(users)[user] for i in (0, 1))
     theirs = (slope > lower) & (slope <= upper)
     order = np.flatnonzero(theirs)[np.argsort(-slope[theirs])]
     user, paid = user[order], cost.numpy()
@@ -192,8 +205,7 @@ class _Open:
     """Few users ``[K, m]`` who may change arm between two multipliers, and floats that sum to the spend of all others.
 
     Attributes:
-        candidates: ``high``, then the slopes of their steps, descending.
-        running: about what all users spend when a multiplier has passed each of them.
+        candidates: ``high``, then the slopes of their steps, descending; price: of each step.
     """
 
     value: Tensor
@@ -202,7 +214,7 @@ class _Open:
     low: float
     high: float
     candidates: NDArray[np.float64]
-    running: NDArray[np.float64]
+    price: NDArray[np.float64]
 
     def spent(self, multiplier: float) -> float:
         """Spend of all users at a multiplier, rounded once."""
@@ -211,27 +223,29 @@ class _Open:
 
     def critical(self, total: float) -> float | None:
         """The least candidate at which the spend fits; none where it lies outside."""
+        at_high = self.spent(self.high)
+        if at_high > total:
+            return None
         # At a slope, its own step is not taken yet.
-        guess = int(np.searchsorted(self.running, total, side="right"))
+        running = at_high + np.concatenate([[0.0], self.price]).cumsum()
+        guess = int(np.searchsorted(running, total, side="right"))
         size = len(self.candidates)
         i = last_true(lambda i: self.spent(float(self.candidates[i])) <= total, guess, size)
-        above = i == 0 and self.spent(self.high) > total
-        below = i == size - 1 and self.spent(self.low) <= total
-        return None if above or below else float(self.candidates[i])
+        return None if i == size - 1 and self.spent(self.low) <= total else float(self.candidates[i])
 
 
 def _users_of(curve: SpendCurve, slots: Slots, wanted: list[int]) -> list[NDArray[np.int64]]:
     """Users, ascending, with a step in each wanted slot or within rounding of it."""
-    from lightning_budget.allocation.compiled.intervals import within
+    from lightning_budget.allocation.compiled.interval_sums import within
 
     near = np.zeros(slots.count, bool)
     for slot in wanted:
         near[slot - 1 : slot + 2] = True
     pieces = [(np.empty(0, np.int64), np.empty(0, slots.bits))]
-    for rows, ends in curve.listed:
-        few = np.empty(len(ends) + 1, np.int64)
-        few = few[: within(ends, slots.first, slots.shift, near, few)]
-        pieces.append((rows[few].astype(np.int64), ends[few]))
+    few = np.empty(max((len(ends) for _, _, ends in curve.listed), default=0) + 1, np.int64)
+    for start, rows, ends in curve.listed:
+        some = few[: within(ends, slots.first, slots.shift, near, few)]
+        pieces.append((rows[some].astype(np.int64) + start, ends[some]))
     rows, ends = (np.concatenate(x) for x in zip(*pieces, strict=True))
     return [
         np.unique(rows[(ends >= slots.edge_bits(t) - NEAR) & (ends < slots.edge_bits(t + 1) + NEAR)]) for t in wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ class ParquetRCTDataModule(TableRCTDataModule):
         sample_rows: training rows kept in memory as ``train``, for measuring the goal.
         eval_rows: rows kept in memory of ``val``, and of ``test``.
         cache: folder for what scans have found; ``None``: every start scans.
-        **trial: as :class:`TableRCTDataModule`, but for ``stratify``, which needs all users at once. With
-            ``straddling=drop`` val and test hold users of low hashes only where the files have more than
-            :data:`~lightning_budget.data.stream.scan.MAX_USERS` in a split.
+        **trial: as :class:`TableRCTDataModule`. For ``stratify`` users and arms are read once more, before the scan,
+            and eight bytes a row lie in ``cache`` meanwhile. With ``straddling=drop`` val and test hold users of low
+            hashes only where the files have more than :data:`~lightning_budget.data.stream.scan.MAX_USERS` in a split.
 
     Attributes:
         train_is_sample: whether ``train`` has fewer rows than train.
@@ -84,8 +85,9 @@ class ParquetRCTDataModule(TableRCTDataModule):
         """Scan the files, or read what a scan before has found, whatever the stage; later calls return at once."""
         if self._profile is not None:
             return
-        self._trial = self.open()
-        self._profile = profile = self._found(self._trial)
+        trial = self.open()
+        self._profile = profile = self._found(trial)
+        self._trial = trial if profile.cuts is None else replace(trial, cuts=profile.cuts)
         self.schema, self.statistics, self.collisions = profile.schema, profile.statistics, profile.collisions
         self.screened = profile.screened
         self.train, self.val, self.test = (profile.tables[name] for name in SPLITS)
@@ -142,7 +144,7 @@ class ParquetRCTDataModule(TableRCTDataModule):
             self.cache.mkdir(parents=True, exist_ok=True)
             # Processes that talk to each other scan together, and would wait for each other's lock for ever.
             with alone(self.cache / f"lock-{trial.key}-{ranks.rank}"):
-                return self._cached(trial, request, ranks)
+                return self._cached(trial, replace(request, folder=self.cache), ranks)
         except OSError as e:
             warnings.warn(f"{self.cache} cannot be used: {e}; the next start scans again", stacklevel=2)
             return scan(trial, request, self._schema, ranks)

@@ -21,6 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_budget.data.arm_cuts import ArmCuts, first_ranks
 from lightning_budget.data.columns import TableColumns
 from lightning_budget.data.compiled import usable
 from lightning_budget.data.files import File
@@ -42,7 +43,7 @@ class SplitRule:
         seed: names the split by user.
         stratify: the shares hold within every arm, to the user: within the users of an arm (of several, the first in
             the order of ``arms``) those of the lowest hashes train. A function of all rows, so that a user's split can
-            change when others join, and rows that are streamed cannot be split by it.
+            change when others join, and a row tells it only beside :class:`ArmCuts`.
         boundaries: two points of ``TableColumns.time``: numbers, or dates and times (ISO 8601; without zone: UTC); from
             each on the next split begins. Sets the rule ``time``.
         column: of labels ``train``, ``val`` and ``test``. Sets the rule ``given``.
@@ -113,10 +114,13 @@ class SplitRule:
         return [] if self.column is None else [(self.column, "split")]
 
 
-def split_of(file: File, columns: TableColumns, rule: SplitRule) -> NDArray[np.int8]:
+def split_of(file: File, columns: TableColumns, rule: SplitRule, cuts: ArmCuts | None = None) -> NDArray[np.int8]:
     """``[N]`` 0 train, 1 val, 2 test.
 
     Where ``rule.of_row_alone``, rows get the same split in a whole file and in any batch of it.
+
+    Args:
+        cuts: of the whole file, where it is stratified and these are some of its rows; ``None``: these are all.
 
     Raises:
         InputError: for users, times or labels that are missing, labels other than the splits', and times that are no
@@ -126,18 +130,28 @@ def split_of(file: File, columns: TableColumns, rule: SplitRule) -> NDArray[np.i
         return _by_time(file, columns, rule)
     if rule.by == "given":
         return _given(file, rule)
-    group = feature_hash(file, columns) if columns.user is None else file[columns.user].users()
+    if rule.stratify:
+        h, treatment = split_hash(file, columns, rule), treatment_of(file, columns)
+        return _stratified(h, treatment, rule) if cuts is None else cuts.split(h, treatment)
+    group = _users(file, columns)
     first, second = np.cumsum(rule.shares)[:2]
-    if usable() and not rule.stratify:
+    if usable():
         from lightning_budget.data.compiled.hashing import split_by_hash
 
         part = np.empty(len(group), np.int8)
         split_by_hash(group, key_of(rule.seed, "split"), first, second, part)
         return part
     u = hashed_uniform(group, rule.seed, "split")
-    if rule.stratify:
-        u = _rank_in_arm(u, group, treatment_of(file, columns))
     return (u >= first).astype(np.int8) + (u >= second)
+
+
+def split_hash(file: File, columns: TableColumns, rule: SplitRule) -> NDArray[np.uint64]:
+    """``[N]`` by which the rule ``user`` splits; of users that differ it differs."""
+    return hash_ids(_users(file, columns), rule.seed, "split")
+
+
+def _users(file: File, columns: TableColumns) -> NDArray[np.int64]:
+    return feature_hash(file, columns) if columns.user is None else file[columns.user].users()
 
 
 def feature_hash(file: File, columns: TableColumns) -> NDArray[np.int64]:
@@ -161,17 +175,18 @@ def feature_hash(file: File, columns: TableColumns) -> NDArray[np.int64]:
     return h.view(np.int64)
 
 
-def _rank_in_arm(u: NDArray[np.float64], group: NDArray[np.int64], treatment: NDArray[np.int64]) -> NDArray[np.float64]:
-    """``[N]`` (rank of the user's hash among the users of its arm + ½) / their number."""
-    users, first, index = np.unique(group, return_index=True, return_inverse=True)
+def _stratified(h: NDArray[np.uint64], treatment: NDArray[np.int64], rule: SplitRule) -> NDArray[np.int8]:
+    """``[N]`` by the ranks of users' hashes among the users of their arms."""
+    users, index = np.unique(h, return_inverse=True)
     arm = np.full(len(users), np.iinfo(np.int64).max)
     np.minimum.at(arm, index, treatment)
-    order = np.lexsort((u[first], arm))
+    order = np.argsort(arm, kind="stable")
     counts = np.bincount(arm)
-    start = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rank = np.empty(len(users))
-    rank[order] = (np.arange(len(users)) - start[arm[order]] + 0.5) / counts[arm[order]]
-    return rank[index]
+    start = np.cumsum(counts) - counts
+    rank = np.empty(len(users), np.int64)
+    rank[order] = np.arange(len(users)) - start[arm[order]]
+    part = (rank[:, None] >= first_ranks(counts, np.cumsum(rule.shares)[:2])[arm]).sum(axis=1)
+    return part.astype(np.int8)[index]
 
 
 def _by_time(file: File, columns: TableColumns, rule: SplitRule) -> NDArray[np.int8]:

@@ -11,17 +11,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_budget.atomic import atomic_path
+from lightning_budget.data.arm_cuts import ArmCuts
 from lightning_budget.data.collisions import Collisions
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.table import IdList, RCTTable
 from lightning_budget.trial.rows import RowKind, Rows
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Profile:
         tables: rows of each split kept in memory.
         collisions: of hashed and managed features.
         screened: what was left out, where anything was asked to be.
+        cuts: where each arm's users are cut, of a split that is stratified.
     """
 
     schema: DataSchema
@@ -44,6 +47,7 @@ class Profile:
     tables: dict[str, RCTTable]
     collisions: tuple[Collisions, ...] = ()
     screened: Rows | None = None
+    cuts: ArmCuts | None = None
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all.
@@ -59,6 +63,7 @@ class Profile:
             "rows": list(self.rows),
             "collisions": [asdict(c) for c in self.collisions],
             "screened": None if self.screened is None else asdict(self.screened),
+            "cuts": None if self.cuts is None else _cut_tensors(self.cuts),
             "tables": {name: _tensors(table) for name, table in self.tables.items()},
         }
         with atomic_path(path) as temporary:
@@ -79,6 +84,7 @@ class Profile:
                 {name: _table(tensors) for name, tensors in state["tables"].items()},
                 tuple(Collisions(**c) for c in state["collisions"]),
                 None if state["screened"] is None else _rows(state["screened"]),
+                None if state["cuts"] is None else _cuts(state["cuts"]),
             )
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):
             return None
@@ -97,6 +103,15 @@ def alone(path: Path) -> Iterator[None]:
 
 def _rows(state: dict[str, Any]) -> Rows:
     return Rows(**{**state, "kinds": tuple(RowKind(**kind) for kind in state["kinds"])})
+
+
+def _cut_tensors(cuts: ArmCuts) -> list[Tensor]:
+    return [torch.from_numpy(x) for x in (cuts.bounds.view(np.int64), cuts.others.view(np.int64), cuts.parts)]
+
+
+def _cuts(state: list[Tensor]) -> ArmCuts:
+    bounds, others, parts = (x.numpy() for x in state)
+    return ArmCuts(bounds.view(np.uint64), others.view(np.uint64), parts)
 
 
 def _tensors(table: RCTTable) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +17,16 @@ from lightning_budget.data.files import File
 from lightning_budget.data.id_hash import Identities, identities
 from lightning_budget.data.screening import PartScreened, assigned, of_parts, screened_part
 from lightning_budget.data.share_check import Assignments, check_arm_shares, checks_shares
-from lightning_budget.data.splits import SPLITS, split_of
+from lightning_budget.data.splits import SPLITS
 from lightning_budget.data.straddling import settle
 from lightning_budget.data.stream.facts import PieceFacts, facts_of, merged
 from lightning_budget.data.stream.labels import LabelSet, found_in
 from lightning_budget.data.stream.learn import learned_schema, learned_statistics
+from lightning_budget.data.stream.placed import placed
 from lightning_budget.data.stream.profile import Profile
 from lightning_budget.data.stream.sample import UserSample, user_hash
 from lightning_budget.data.stream.seen import SeenUsers
+from lightning_budget.data.stream.stratify import arm_cuts
 from lightning_budget.data.stream.trial_source import TrialSource
 from lightning_budget.data.trial_rows import check_agrees, file_of_rows, trial_rows
 from lightning_budget.data.where import Where
@@ -50,6 +53,7 @@ class ScanRequest:
         check_shares: level of the test of propensities, see
             :func:`~lightning_budget.data.share_check.check_arm_shares`; it is made on the rows kept.
         threads: pieces looked at together; shown: whether this process shows its progress.
+        folder: for what memory does not hold; ``None``: the system's for temporary files.
     """
 
     sample_rows: int
@@ -57,10 +61,11 @@ class ScanRequest:
     check_shares: float
     threads: int = 1
     shown: bool = True
+    folder: Path | None = None
 
 
 def scan(trial: TrialSource, request: ScanRequest, schema: DataSchema | None, ranks: Ranks) -> Profile:
-    """Look at every row once; the same result on any number of processes.
+    """Look at every row once, and before at users and arms if need be; the same result on any number of processes.
 
     Args:
         schema: encode by this schema (a checkpoint's) instead of learning one.
@@ -69,6 +74,8 @@ def scan(trial: TrialSource, request: ScanRequest, schema: DataSchema | None, ra
     Raises:
         InputError: for anything amiss in any row, naming file, row group and column, in every process.
     """
+    if trial.rule.stratify:
+        trial = replace(trial, cuts=arm_cuts(trial, request.folder, request.threads, request.shown, ranks))
     pass_over = _Scan(trial, request, schema)
     mine = trial.source.pieces[ranks.rank :: ranks.size]
     share = sum(p.rows for p in mine) / max(trial.source.rows, 1)
@@ -138,24 +145,8 @@ class _Scan:
         Raises:
             InputError: naming file, row group and column.
         """
-        try:
-            self._add(piece)
-        except InputError as error:
-            raise self._placed(piece, error) from error
+        placed(self.trial.source, piece, self._add)
         tell(piece.rows)
-
-    def _placed(self, piece: Piece, error: InputError) -> InputError:
-        """The error of the first row group that has one, which it names."""
-        if "row group" in str(error):
-            return error
-        file = self.trial.source.file_of(piece)
-        for group in piece.groups:
-            try:
-                self._add(replace(piece, groups=(group,), rows=file.group_rows[group]))
-            except InputError as e:
-                found, allowed, fix = e.parts
-                return InputError(found.replace(f"{file.path}:", f"{file.path}: row group {group}:", 1), allowed, fix)
-        return error
 
     def _add(self, piece: Piece) -> None:
         columns, found = self.trial.columns, self.found
@@ -165,7 +156,7 @@ class _Scan:
             # Before rows leave for their outcomes, which may depend on the arm.
             given = self._given(assigned(file, columns)) if self.tested else None
             file, screen = screened_part(file, columns, self.trial.exclude)
-        part = split_of(file, columns, self.trial.rule)
+        part = self.trial.split_of(file)
         facts = facts_of(file, columns, part)
         labels = {name: found_in(file[name], part == 0, name in columns.lists) for name in found.labels}
         sketches = {name: self._sketch(file[name], part == 0) for name in found.sketches}
@@ -228,7 +219,8 @@ class _Scan:
             check_arm_shares(given, trial.columns.arms, root, self.request.check_shares)
         features = {f.name: f for f in schema.sparse}
         collisions = tuple(sketch.collisions(features[name]) for name, sketch in self.found.sketches.items())
-        return Profile(schema, statistics, tuple(p.rows[0] for p in parts), facts.rows, tables, collisions, rows)
+        piece_rows = tuple(p.rows[0] for p in parts)
+        return Profile(schema, statistics, piece_rows, facts.rows, tables, collisions, rows, trial.cuts)
 
     def _given(self, file: File) -> tuple[NDArray[np.float64], NDArray[np.int64], pa.Table]:
         """Which rows were given what: what :meth:`UserSample.add` takes."""

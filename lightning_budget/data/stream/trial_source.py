@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lightning_budget.data.arm_cuts import ArmCuts
 from lightning_budget.data.columns import TableColumns
 from lightning_budget.data.compiled import usable
 from lightning_budget.data.files import File, check_names
@@ -37,12 +38,14 @@ class TrialSource:
         source: the files and their pieces.
         columns: what their columns mean.
         rule: how rows are split; exclude: kinds of rows left out.
+        cuts: where each arm's users are cut, once it is known, of a rule with ``stratify``.
     """
 
     source: Source
     columns: TableColumns
     rule: SplitRule
     exclude: tuple[Kind, ...] = ()
+    cuts: ArmCuts | None = None
 
     @classmethod
     def open(
@@ -51,15 +54,8 @@ class TrialSource:
         """Read all footers, and refuse what they tell already.
 
         Raises:
-            InputError: for a split that needs all users at once, damaged footers, and columns that are missing or of
-                types that do not go together.
+            InputError: for damaged footers, and columns that are missing or of types that do not go together.
         """
-        if rule.stratify:
-            raise InputError(
-                "stratify for rows that are streamed: it ranks all users of an arm, who need not fit in memory",
-                "stratify=false: each user tells its split by itself",
-                "remove it, or use data=table",
-            )
         trial = cls(open_source(path, piece_rows), columns, rule, exclude)
         check_names(Path(path), trial.source.columns(), trial.roles)
         trial._check_types()
@@ -98,14 +94,26 @@ class TrialSource:
         """Paths of all files, in whose order rows are numbered."""
         return tuple(f.path for f in self.source.files)
 
-    def read(self, piece: Piece) -> File:
+    def read(self, piece: Piece, names: Collection[str] | None = None) -> File:
         """All rows of a piece.
+
+        Args:
+            names: columns to read, of those of the trial; ``None``: all of them.
 
         Raises:
             InputError: if they cannot be read, naming file, row group and column.
         """
         where = Where(self.first_row[piece.number], parts=self.parts)
-        return file_of_rows(self._table(piece), self.source.file_of(piece).path, where)
+        return file_of_rows(self._table(piece, self.names if names is None else names), self._path(piece), where)
+
+    def split_of(self, file: File) -> NDArray[np.int8]:
+        """``[N]`` 0 train, 1 val, 2 test, of some rows.
+
+        Raises:
+            InputError: as :func:`~lightning_budget.data.splits.split_of`.
+        """
+        assert not self.rule.stratify or self.cuts is not None, "the rows of a piece are not ranked among themselves"
+        return split_of(file, self.columns, self.rule, self.cuts)
 
     def training_rows(self, piece: Piece, schema: DataSchema) -> tuple[Encoded, NDArray[np.uint32]]:
         """Rows of a piece, and which of them train, in the order of the file.
@@ -116,7 +124,7 @@ class TrialSource:
         file = self.read(piece)
         if self.exclude:
             file, _ = screened_part(file, self.columns, self.exclude)
-        part = split_of(file, self.columns, self.rule)
+        part = self.split_of(file)
         index = _training(part)
         if len(index) < WORTH_KEEPING * len(part):
             train = np.zeros(len(part), bool)
@@ -129,11 +137,14 @@ class TrialSource:
             file, index = File(kept), np.arange(len(index), dtype=np.uint32)
         return encode(file, self.columns, schema), index
 
-    def _table(self, piece: Piece) -> pa.Table:
+    def _path(self, piece: Piece) -> str:
+        return self.source.file_of(piece).path
+
+    def _table(self, piece: Piece, names: Collection[str]) -> pa.Table:
         file = self.source.file_of(piece)
         file.check_unchanged()
-        constants = {k: v for k, v in file.constants.items() if k in self.names and k not in self.source.schema.names}
-        physical = [c for c in self.names if c not in constants]
+        constants = {k: v for k, v in file.constants.items() if k in names and k not in self.source.schema.names}
+        physical = [c for c in names if c not in constants]
         try:
             table = _read(file.path, piece.groups, physical, piece.rows, self._factored)
         except UNREADABLE as error:

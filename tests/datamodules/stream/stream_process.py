@@ -1,7 +1,7 @@
 """One process of an epoch over streamed rows: ``python stream_process.py FOLDER OUT RANK RANKS KILL_AFTER``.
 
 After every batch it writes its rows and the loader's state; begun again it goes on from there. After ``KILL_AFTER``
-batches it is killed without warning, while the next window is being read; 0: never.
+batches it is killed without warning, while the next window is being read; 0: never. Several processes stratify.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(folder: Path, out: Path, rank: int, ranks: int, kill_after: int) -> Non
     if ranks > 1:
         store = f"file://{out.with_suffix('.store')}"
         dist.init_process_group("gloo", store, timedelta(seconds=60), world_size=ranks, rank=rank)
-    data = module(folder, cache=str(out.with_name("cache")), sample_rows=60)
+    data = module(folder, cache=str(out.with_name("cache")), sample_rows=60, stratify=ranks > 1)
     data.setup()
     loader = data.train_dataloader()
     diary = out.with_name(f"{out.name}.{rank}.json")

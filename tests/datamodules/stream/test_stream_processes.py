@@ -48,14 +48,14 @@ def test_killed_it_goes_on_where_it_was(tmp_path: Path, folder: Path) -> None:
 
 
 def test_two_ranks_share_an_epoch(tmp_path: Path, folder: Path) -> None:
-    """They scan together too, and find what one does."""
+    """They rank users and scan together too, and find what one does."""
     running = [start(folder, tmp_path / "two", rank, 2) for rank in (0, 1)]
     for process in running:
         with process:
             output, _ = process.communicate(60)
         assert process.returncode == 0, output
     found = [diary(tmp_path / "two", rank) for rank in (0, 1)]
-    data = module(folder, sample_rows=60)
+    data = module(folder, sample_rows=60, stratify=True)
     data.setup()
     for one in found:
         assert one["statistics"] == data.statistics.to_dict()

@@ -218,8 +218,6 @@ def test_users_in_two_splits(tmp_path: Path, trial: pa.Table) -> None:
     folder = write_folder(trial.append_column("part", pa.array(part)), tmp_path / "d")
     with pytest.raises(InputError, match=r"uid.* users into several splits"):
         module(folder, split_column="part").setup()
-    with pytest.raises(InputError, match="stratify for rows that are streamed"):
-        module(folder, stratify=True).setup()
     one = trial.set_column(trial.schema.get_field_index("uid"), "uid", pa.array([7] * len(trial)))
     write_folder(one.append_column("part", pa.array(part)), tmp_path / "e")
     with pytest.raises(InputError, match=r"split 'val' is empty: all .* users whom an earlier split has"):

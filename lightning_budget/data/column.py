@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lightning_budget.data.chunks import as_one
 from lightning_budget.data.damage import BROKEN, reason
 from lightning_budget.data.where import FROM_0, Where
+from lightning_budget.data.whole_text import wholes_among
 from lightning_budget.errors import InputError
 
 T = TypeVar("T")
@@ -193,7 +194,9 @@ class Column:
 
     @converted
     def users(self) -> NDArray[np.int64]:
-        """``[N]`` identities: whole numbers as they are, other text by its stable hash.
+        """``[N]`` identities: whole numbers modulo 2⁶⁴, other text by its stable hash.
+
+        A number and its decimal text are one user, ``17`` and ``"17"``; ``"017"`` is another.
 
         Raises:
             InputError: where there is no label.
@@ -208,11 +211,17 @@ class Column:
                 "a user in every row",
                 "drop those rows",
             )
-        # The text "17" and the number 17 are the same user; "017" is another.
-        whole = all(_is_whole(n) for n in labels.names)
-        return labels.take([int(n) if whole else stable_hash(n) >> 1 for n in labels.names], 0, np.int64)
+        return _identities(labels.names)[labels.codes]
 
 
-def _is_whole(text: str) -> bool:
-    """A whole number of 64 bits, spelt as Python would; no other digits than ASCII's are."""
-    return len(text) <= 20 and text.removeprefix("-").isdecimal() and str(int(text)) == text and abs(int(text)) < 2**63
+def _identities(names: list[str]) -> NDArray[np.int64]:
+    """Of each name by itself, whatever others there are: pieces of a file agree."""
+    place, numbers = wholes_among(pa.array(names, pa.large_string()))
+    found = np.zeros(len(names), np.int64)
+    found[place] = numbers.view(np.int64)
+    if len(place) < len(names):
+        text = np.ones(len(names), bool)
+        text[place] = False
+        others = np.flatnonzero(text)
+        found[others] = [stable_hash(names[i]) >> 1 for i in others.tolist()]
+    return found

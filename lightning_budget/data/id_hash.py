@@ -27,11 +27,9 @@ from numpy.typing import NDArray
 
 from lightning_budget.data.chunks import as_one
 from lightning_budget.data.column import Column
+from lightning_budget.data.whole_text import wholes_among
 from lightning_budget.hashing import hash_ids, unhash_ids
 from lightning_budget.schema import UNKNOWN, SparseFeature
-
-WHOLE = r"^(0|-?[1-9][0-9]{0,19})$"
-"""Decimal text of a whole number, spelt as numbers are printed."""
 
 LARGEST_ID = 2**63 - 2
 """TorchRec's maps mark a free row by 2⁶³ − 1."""
@@ -142,23 +140,10 @@ def _of_text(texts: pa.Array) -> Identities:
     texts = texts.fill_null(b"") if texts.null_count else texts
     labels = texts.to_pylist()
     values = np.fromiter(map(xxhash.xxh3_64_intdigest, labels), np.uint64, len(labels))
-    _number_whole(values, texts, labels)
+    place, numbers = wholes_among(texts)
+    values[place] = numbers
     present = _lengths(texts) > 0
     return Identities(np.where(present, values, np.uint64(0)), present)
-
-
-def _number_whole(values: NDArray[np.uint64], texts: pa.Array, labels: list[bytes]) -> None:
-    """Replace the identities of whole numbers, in place."""
-    options = pc.MatchSubstringOptions(WHOLE)
-    whole = np.flatnonzero(pc.call_function("match_substring_regex", [texts], options).to_numpy(zero_copy_only=False))
-    # Any number of 18 characters fits 64 bits.
-    short = _lengths(texts)[whole] <= 18
-    if short.any():
-        numbers = texts.take(pa.array(whole[short])).cast(pa.large_string()).cast(pa.int64())
-        values[whole[short]] = numbers.to_numpy().view(np.uint64)
-    for i in whole[~short].tolist():
-        if -(2**63) <= (number := int(labels[i])) < 2**64:
-            values[i] = number % 2**64
 
 
 def _lengths(texts: pa.Array) -> NDArray[np.int64]:

@@ -43,6 +43,8 @@ class ModelConfig:
     described: list[str] | None = None
     description_weight: float | None = None
     wide_if_described: bool | None = None
+    sensitivity: bool | None = None
+    user_history: bool | None = None
     pairs: str | None = None
     roi_scale: float | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_budget.errors import InputError
-from lightning_budget.models.learner import LearnerOutput, Observed
+from lightning_budget.models.heads import Sensitivity
+from lightning_budget.models.learner import LearnerOutput, Observed, given
 from lightning_budget.models.options import Options, refuse_negative
 from lightning_budget.models.tarnet import TARNet
-from lightning_budget.schema import DataSchema
+from lightning_budget.models.user_history import UserHistory
+from lightning_budget.schema import DataSchema, SparseFeature
 
 USER_ID = "user_id"
 """Name of the id feature that is described where nothing else is said."""
@@ -28,14 +31,20 @@ class DescribedTARNetOptions(Options):
             data has it and dense features. Else nothing is described, and the learner is a TARNet.
         description_weight: of that loss.
         wide_if_described: whether ``wide`` counts where something is described.
+        sensitivity: whether, where something is described and the value has a probability or a funnel, its arms'
+            effects on the logit differ between users by one factor, and not by heads.
+        user_history: whether the first of the described has a history, where its ids are not managed: how far a user's
+            description is trusted beside the row's features, and random effects on the size of a funnel's values.
 
     Raises:
-        InputError: for a repeated feature, or a weight below 0.
+        InputError: for a repeated feature, a weight below 0, or a sensitivity without shared doses.
     """
 
     described: tuple[str, ...] = ()
     description_weight: float = 1.0
     wide_if_described: bool = False
+    sensitivity: bool = False
+    user_history: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +52,8 @@ class DescribedTARNetOptions(Options):
         if len(set(self.described)) < len(self.described):
             found = f"model.described={list(self.described)}"
             raise InputError(found, "id features, each once", "name the users' id, or use tarnet")
+        if self.sensitivity and not self.share_doses:
+            raise InputError("model.sensitivity=true with share_doses=0", "share_doses of at least 1", "raise it")
 
 
 class DescribedTARNet(TARNet):
@@ -56,6 +67,14 @@ class DescribedTARNet(TARNet):
     and enters the trunk with its gradient stopped: neither outcomes nor the goal can be memorised in it, as they can in
     an embedding of one user, which has few rows and noisy outcomes. An id without rows keeps its small start.
 
+    With ``sensitivity`` the effects :math:`\delta_j` of the arms on the logit of a conversion are scaled by
+    :math:`S`, see :class:`~lightning_budget.models.heads.Sensitivity`.
+
+    With ``user_history`` the network sees a user's n training rows: beside x it gets :math:`(n (A e_u + a) + x) /
+    (n + 1)` and log n; and a user's own conversions shift the logarithm of their size, see
+    :mod:`~lightning_budget.models.user_effects`. Those shifts are left out in training: they hold the outcomes of the
+    very rows that are fitted.
+
     Raises:
         InputError: for data without dense features or one of the described, where those are named.
     """
@@ -64,6 +83,7 @@ class DescribedTARNet(TARNet):
 
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
         assert isinstance(options, DescribedTARNetOptions)
+        self.choice = options
         names = [f.name for f in schema.sparse]
         described = options.described or tuple(name for name in names if name == USER_ID and schema.dense)
         self.is_described = [name in described for name in names]
@@ -76,11 +96,31 @@ class DescribedTARNet(TARNet):
             raise InputError("model.described without dense features", "some", "leave it out")
         if described:
             self.describe = nn.Linear(options.embedding_dim * len(described), len(schema.dense))
+        if self.scales_effects:
+            self.sensitivity = Sensitivity(self.dense_inputs + options.embedding_dim * len(names))
+        users = self._users
+        self.user_history = None if users is None else UserHistory(users.num_embeddings, users.name)
+        self._shows_effects = True
+
+    @property
+    def _users(self) -> SparseFeature | None:
+        """The id feature that has a history."""
+        described = (f for f, yes in zip(self.schema.sparse, self.is_described, strict=True) if yes)
+        users = next(described, None) if self.choice.user_history else None
+        return None if users is None or users.ids == "managed" or users.is_list else users
+
+    @property
+    def dense_inputs(self) -> int:
+        return len(self.schema.dense) * (1 if self._users is None else 2) + (self._users is not None)
 
     @property
     def wants_wide(self) -> bool:
-        assert isinstance(self.options, DescribedTARNetOptions)
-        return self.options.wide and (self.options.wide_if_described or not any(self.is_described))
+        return self.options.wide and (self.choice.wide_if_described or not any(self.is_described))
+
+    @property
+    def scales_effects(self) -> bool:
+        logit = self.value_response.start_logit(self.value_start)
+        return self.choice.sensitivity and any(self.is_described) and logit is not None
 
     def outputs(self, dense: Tensor, sparse: Any) -> LearnerOutput:
         if not any(self.is_described):
@@ -89,14 +129,78 @@ class DescribedTARNet(TARNet):
         x = self.standardised(dense)
         pooled = self.sparse_arch(sparse).split(self.options.embedding_dim, dim=1)
         own = [e for e, described in zip(pooled, self.is_described, strict=True) if described]
-        held = [e.detach() if described else e for e, described in zip(pooled, self.is_described, strict=True)]
-        raw = self.widened(self.raw(self.encode(x, torch.cat(held, dim=1))), x)
+        held = torch.cat([e.detach() if d else e for e, d in zip(pooled, self.is_described, strict=True)], dim=1)
+        described = self.describe(torch.cat(own, dim=1))
+        known = x if self.user_history is None else self._with_history(x, described.detach(), sparse)
+        raw = self.widened(self.raw(self.encode(known, held)), x)
+        if self.scales_effects:
+            raw["value"] = self._scaled(raw["value"], torch.cat((known, held), dim=1))
         if self.training:
-            raw["description"] = (self.describe(torch.cat(own, dim=1)) - x).square().mean(dim=1)
+            raw["description"] = (described - x).square().mean(dim=1)
+        elif self.user_history is not None and self._shows_effects and self.value_response.channels > 1:
+            raw["value"] = self._shifted(raw["value"], sparse)
         return LearnerOutput(self.respond(raw), raw)
 
+    def _with_history(self, x: Tensor, described: Tensor, sparse: Any) -> Tensor:
+        """Features ``[N, D]``, what row and description together say of them, and how much the latter weighs."""
+        assert self.user_history is not None
+        assert self.sparse_arch is not None
+        seen = self.user_history.seen(*self.sparse_arch.rows_of(self.user_history.feature, sparse)).unsqueeze(1)
+        together = (seen * described + x) / (seen + 1)
+        return torch.cat((x, together, (torch.log1p(seen) - 3) / 2), dim=1)
+
+    def _scaled(self, raw: Tensor, x: Tensor) -> Tensor:
+        """``raw [N, K, C]`` with the arms' effects on the first channel scaled by the user's sensitivity."""
+        start = self.value_response.start_logit(self.value_start)
+        assert start is not None
+        level = start + self.value_heads.bias[:, 0]
+        first = raw[..., 0] + (self.sensitivity(x) - 1) * (level - level[0])
+        return torch.cat((first.unsqueeze(2), raw[..., 1:]), dim=2)
+
+    def _shifted(self, raw: Tensor, sparse: Any) -> Tensor:
+        """``raw [N, K, C]`` with the users' own level and slope added to the logarithm of a conversion's size."""
+        assert self.user_history is not None
+        assert self.sparse_arch is not None
+        level, slope = self.user_history(*self.sparse_arch.rows_of(self.user_history.feature, sparse)).split(1, dim=1)
+        log = raw[..., 1] + level + slope * self._doses(raw.device)
+        return torch.cat((raw[..., :1], log.unsqueeze(2), raw[..., 2:]), dim=2)
+
+    def _doses(self, device: torch.device) -> Tensor:
+        return torch.arange(self.num_treatments, device=device) / (self.num_treatments - 1)
+
+    @torch.no_grad()
+    def observe(self, batch: Any, output: LearnerOutput, epoch: int) -> None:
+        if self.user_history is None:
+            return
+        assert self.sparse_arch is not None
+        raw, start = given(output.extra["value"], batch.treatment), self.value_start.of(batch.treatment)
+        real = (batch.row >= 0).to(raw.dtype)
+        converted, excess = self.value_response.excess(raw, start, batch.value) or (torch.zeros_like(real),) * 2
+        rows, _ = self.sparse_arch.rows_of(self.user_history.feature, batch.sparse)
+        self.user_history.observe(rows, real, converted, excess, self._doses(rows.device)[batch.treatment], epoch)
+
+    def settle(self) -> dict[str, float]:
+        return {} if self.user_history is None else self.user_history.settle()
+
+    def observed(self) -> dict[str, Any] | None:
+        return None if self.user_history is None else self.user_history.state()
+
+    def resume_observed(self, observed: Mapping[str, Any] | None) -> None:
+        if self.user_history is not None:
+            self.user_history.resume(observed)
+
+    @contextmanager
+    def as_in_training(self) -> Iterator[None]:
+        shown, self._shows_effects = self._shows_effects, False
+        try:
+            yield
+        finally:
+            self._shows_effects = shown
+
+    def feature_of(self, name: str) -> str | None:
+        return self.user_history.feature if self.user_history is not None and name.startswith("user_history.") else None
+
     def extra_losses(self, batch: Observed, output: LearnerOutput) -> dict[str, Tensor]:
-        assert isinstance(self.options, DescribedTARNetOptions)
         if "description" not in output.extra:
             return {}
-        return {"description_loss": self.options.description_weight * output.extra["description"]}
+        return {"description_loss": self.choice.description_weight * output.extra["description"]}

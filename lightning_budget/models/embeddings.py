@@ -75,6 +75,11 @@ class SparseEncoder(nn.Module):
         pooled = self.tables(sparse)
         return torch.cat([pooled[key] for key in self.keys], dim=1)
 
+    def rows_of(self, feature: str, sparse: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
+        """Values and ``[N + 1]`` offsets of one id feature that is not managed."""
+        ids = sparse[feature]
+        return ids.values(), ids.offsets()
+
 
 class IdSlots(MCHManagedCollisionModule):
     """TorchRec's zero-collision map as an :class:`~lightning_budget.models.managed_collisions.IdMap`.

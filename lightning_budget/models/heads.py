@@ -41,17 +41,24 @@ class DoseHeads(nn.Module):
     Args:
         in_features: of the representation; num_treatments: K; hidden: of the shared layer; channels: of the output.
         degree: R; K − 1 gives every arm output weights of its own.
+        level: whether the first channel is to have ``w_0`` and ``bias_j`` alone.
     """
 
-    def __init__(self, in_features: int, num_treatments: int, hidden: int, channels: int, degree: int) -> None:
+    def __init__(
+        self, in_features: int, num_treatments: int, hidden: int, channels: int, degree: int, level: bool = False
+    ) -> None:
         super().__init__()
         self.hidden = nn.Linear(in_features, hidden)
         self.out = nn.Parameter(torch.zeros(degree + 1, hidden, channels))
         self.bias = nn.Parameter(torch.zeros(num_treatments, channels))
         self.num_treatments = num_treatments
+        self.level = level
 
     def forward(self, representation: Tensor) -> Tensor:
-        weight = of_doses(self.out, self.num_treatments)
+        out = self.out
+        if self.level:
+            out = torch.cat((F.pad(out[:1, :, :1], (0, 0, 0, 0, 0, len(out) - 1)), out[..., 1:]), dim=2)
+        weight = of_doses(out, self.num_treatments)
         raw = F.silu(self.hidden(representation)) @ weight.transpose(0, 1).flatten(1)
         return raw.unflatten(1, self.bias.shape) + self.bias
 
@@ -79,6 +86,23 @@ def of_doses(weight: Tensor, num_treatments: int) -> Tensor:
     dose = torch.arange(num_treatments, device=weight.device) / (num_treatments - 1)
     powers = dose.unsqueeze(1) ** torch.arange(weight.shape[0], device=weight.device)
     return (powers @ weight.flatten(1)).unflatten(1, weight.shape[1:])
+
+
+class Sensitivity(nn.Module):
+    """How strongly a user responds, whatever the dose: ``S(x) = exp(w·x + b)``, 1 at the start, ``[N, width] → [N, 1]``.
+
+    Raw outputs with the effects ``δ_j`` of the arms become ``raw_j + δ_j (S − 1)``: effects differ between users by a
+    positive factor that all arms have in common. The exponent is kept within (−4, 3).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.log = nn.Linear(width, 1)
+        nn.init.zeros_(self.log.weight)
+        nn.init.zeros_(self.log.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.log(x).clamp(-4, 3).exp()
 
 
 class ArmHeads(nn.Module):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol
@@ -27,6 +28,7 @@ class Encoder(Protocol):
     width: int
 
     def __call__(self, sparse: Any) -> Tensor: ...
+    def rows_of(self, feature: str, sparse: Any) -> tuple[Tensor, Tensor]: ...
 
 
 class Observed(Protocol):
@@ -124,13 +126,18 @@ class Learner(nn.Module, ABC):
                 "leave it out, or use tarnet",
             )
         self.sparse_arch = sparse_arch
-        self.dense_arch = mlp(len(schema.dense), options.dense_hidden) if schema.dense else None
+        self.dense_arch = mlp(self.dense_inputs, options.dense_hidden) if schema.dense else None
         self.width = (options.dense_hidden[-1] if schema.dense else 0) + (sparse_arch.width if sparse_arch else 0)
         self.is_wide = self.wants_wide and len(schema.dense) > 0
         if self.is_wide:
             sizes, degree = (len(schema.dense), self.num_treatments), options.share_doses
             self.wide_value_heads = LinearHeads(*sizes, self.value_response.channels, degree)
             self.wide_cost_heads = LinearHeads(*sizes, self.cost_response.channels, degree)
+
+    @property
+    def dense_inputs(self) -> int:
+        """Width of what :meth:`encode` takes as dense features."""
+        return len(self.schema.dense)
 
     @property
     def wants_wide(self) -> bool:
@@ -154,18 +161,18 @@ class Learner(nn.Module, ABC):
             return mlp(in_features, o.trunk_hidden, o.dropout, linear)
         return dcn_v2(in_features, o.trunk_hidden, o.dropout, o.cross_layers, o.cross_rank, linear)
 
-    def heads(self, channels: int) -> TreatmentHeads | DoseHeads:
-        """Heads over one representation, ``[N, trunk_hidden[-1]] → [N, K, channels]``."""
+    def heads(self, channels: int, level: bool = False) -> TreatmentHeads | DoseHeads:
+        """Heads over one representation, ``[N, trunk_hidden[-1]] → [N, K, channels]``; ``level``: see DoseHeads."""
         o = self.options
         sizes = (o.trunk_hidden[-1], self.num_treatments, o.head_hidden, channels)
-        return DoseHeads(*sizes, o.share_doses) if o.share_doses else TreatmentHeads(*sizes)
+        return DoseHeads(*sizes, o.share_doses, level) if o.share_doses else TreatmentHeads(*sizes)
 
     def standardised(self, dense: Tensor) -> Tensor:
         """``[N, D]`` z-scores of dense features as measured, within ±8."""
         return ((dense - self.dense_mean) / self.dense_std).clamp(-8, 8)
 
     def encode(self, x: Tensor, embeddings: Tensor | None) -> Tensor:
-        """Features ``[N, width]`` of standardised dense features ``[N, D]`` and pooled embeddings ``[N, F·E]``."""
+        """Features ``[N, width]`` of what is known of dense features, ``[N, dense_inputs]``, and pooled embeddings."""
         parts = [] if self.dense_arch is None else [self.dense_arch(x)]
         return torch.cat(parts if embeddings is None else [*parts, embeddings], dim=1)
 
@@ -201,17 +208,40 @@ class Learner(nn.Module, ABC):
         """Losses of each row beside that of the given arm's outcomes, ``[n]`` each, by name."""
         return {}
 
+    def observe(self, batch: Observed, output: LearnerOutput, epoch: int) -> None:
+        """Take in a training batch and what was predicted of it, without a gradient; each row once an epoch."""
+
+    def settle(self) -> dict[str, float]:
+        """Put what :meth:`observe` took in to use; numbers worth a log, by name."""
+        return {}
+
+    def observed(self) -> dict[str, Any] | None:
+        """What :meth:`observe` took in, for a checkpoint; ``None``: nothing."""
+        return None
+
+    def resume_observed(self, observed: Mapping[str, Any] | None) -> None:
+        """Inverse of :meth:`observed`."""
+
+    @contextmanager
+    def as_in_training(self) -> Iterator[None]:
+        """Predict without what :meth:`observe` took in: rows of the training split would meet their own outcomes."""
+        yield
+
     def value_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
         """Loss ``[n]`` of the given arm's value, where the value's head has its own; ``None``: the factual one."""
         return self.value_response.losses(
-            _given(output.extra["value"], batch.treatment), self.value_start.of(batch.treatment), batch.value
+            given(output.extra["value"], batch.treatment), self.value_start.of(batch.treatment), batch.value
         )
 
     def cost_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
         """As :meth:`value_losses`, of the cost: 0 where the arm's is known."""
-        raw, start = _given(output.extra["cost"], batch.treatment), self.cost_start.of(batch.treatment)
+        raw, start = given(output.extra["cost"], batch.treatment), self.cost_start.of(batch.treatment)
         losses = self.cost_response.losses(raw, start, batch.cost)
         return None if losses is None else losses.where(self.known_cost[batch.treatment].isnan(), 0.0)
+
+    def feature_of(self, name: str) -> str | None:
+        """The id feature whose table rows the leading axis of the state's entry ``name`` counts."""
+        return None
 
     def is_by_arm(self, name: str) -> bool:
         """Whether the leading axis of the state's entry ``name`` holds the K arms, each its own block."""
@@ -224,7 +254,7 @@ class Learner(nn.Module, ABC):
         return bool(self.options.share_doses) or self.value_response.ordered or self.cost_response.ordered
 
 
-def _given(raw: Tensor, treatment: Tensor) -> Tensor:
+def given(raw: Tensor, treatment: Tensor) -> Tensor:
     """Raw outputs ``[n, C]`` of the arm given."""
     return raw.gather(1, treatment.view(-1, 1, 1).expand(-1, 1, raw.shape[2])).squeeze(1)
 

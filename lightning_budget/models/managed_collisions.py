@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_budget.batch import KeyedJaggedTensor
+from lightning_budget.models.everywhere import everywhere
 from lightning_budget.schema import UNKNOWN
 
 MOST_BATCHES = 100
@@ -100,7 +100,7 @@ class ManagedIds(nn.Module):
         """
         self._take_up()
         parts = _values_by_key(sparse)
-        everybodys = _everywhere([parts[name] for name in self.names])
+        everybodys = everywhere([parts[name] for name in self.names])
         changed = {}
         for name, rows, part, ids in zip(self.names, self.rows, self._maps(), everybodys, strict=True):
             slots = part.observe(ids[ids != UNKNOWN])
@@ -147,21 +147,3 @@ class ManagedIds(nn.Module):
 
 def _values_by_key(sparse: KeyedJaggedTensor) -> dict[str, Tensor]:
     return dict(zip(sparse.keys(), sparse.values().split(sparse.length_per_key()), strict=True))
-
-
-def _everywhere(mine: list[Tensor]) -> list[Tensor]:
-    """Every feature's ids of all processes, in the order of the processes."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return mine
-    ids = torch.cat(mine)
-    size = torch.tensor([len(x) for x in mine], device=ids.device)
-    sizes = [torch.empty_like(size) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, size)
-    lengths = [s.tolist() for s in sizes]
-    # Of one size, as gloo and nccl both want.
-    most = max(map(sum, lengths))
-    padded = torch.cat([ids, ids.new_zeros(most - len(ids))])
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    parts = [g[: sum(n)].split(n) for g, n in zip(gathered, lengths, strict=True)]
-    return [torch.cat(of_feature) for of_feature in zip(*parts, strict=True)]

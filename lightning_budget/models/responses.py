@@ -63,6 +63,17 @@ class Response:
         """Loss ``[n]`` from ``raw [n, C]`` and the start ``[n]`` of the arms given; ``None``: the factual one."""
         return None
 
+    def start_logit(self, start: Start) -> Tensor | None:
+        """``[K]`` logits that the first channel is added to; ``None``: it is no logit."""
+        return torch.logit(inner_probability(start.mean)) if self.kind == "binary" else None
+
+    def excess(self, raw: Tensor, start: Start, observed: Tensor) -> tuple[Tensor, Tensor] | None:
+        """1 where ``observed [n]`` is above 0, and the logarithm of its size less the predicted one; ``None``: none.
+
+        Arguments as of :meth:`losses`; the predicted logarithm is linear in the second channel.
+        """
+        return None
+
 
 class Monotone(Response):
     """Control plus increments that are never negative: the outcome rises with the dose.
@@ -119,6 +130,14 @@ class Funnel(Response):
         p = inner_probability(start.conversion)
         log = raw[..., 1] + (start.mean / (self.scale * p)).clamp_min(1e-4).log()
         return raw[..., 0] + torch.logit(p), log.clamp(-LARGEST_LOG, LARGEST_LOG)
+
+    def start_logit(self, start: Start) -> Tensor:
+        return torch.logit(inner_probability(start.conversion))
+
+    def excess(self, raw: Tensor, start: Start, observed: Tensor) -> tuple[Tensor, Tensor]:
+        bought = observed > 0
+        size = torch.where(bought, observed / self.scale, 1.0)
+        return bought.to(raw.dtype), size.log() - self.parts(raw, start)[1]
 
     def losses(self, raw: Tensor, start: Start, observed: Tensor) -> Tensor:
         logit, log = self.parts(raw, start)

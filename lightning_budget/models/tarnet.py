@@ -21,8 +21,13 @@ class TARNet(Learner):
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
         super().__init__(schema, statistics, sparse_arch, options)
         self.trunk = self.backbone(self.width)
-        self.value_heads = self.heads(self.value_response.channels)
+        self.value_heads = self.heads(self.value_response.channels, self.scales_effects)
         self.cost_heads = self.heads(self.cost_response.channels)
+
+    @property
+    def scales_effects(self) -> bool:
+        """Whether the value's first channel takes its effects from elsewhere than its heads."""
+        return False
 
     def raw(self, features: Tensor) -> dict[str, Tensor]:
         return self.raw_outcomes(self.trunk(features))

@@ -34,12 +34,18 @@ class TableEncoder(nn.Module):
     def __init__(self, schema: DataSchema, embedding_dim: int, kind: str) -> None:
         super().__init__()
         self.width = embedding_dim * len(schema.sparse)
+        self.keys = [f.name for f in schema.sparse]
         # A list, not a dict: a column may have any name, that of a dict's method too.
         self.tables = nn.ModuleList(TABLES[kind](f.num_embeddings, embedding_dim) for f in schema.sparse)
 
     def forward(self, sparse: tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tensor:
         values, offsets = sparse
         return torch.cat([table(v, o) for table, v, o in zip(self.tables, values, offsets, strict=True)], dim=1)
+
+    def rows_of(self, feature: str, sparse: tuple[Sequence[Tensor], Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Values and ``[N + 1]`` offsets of one id feature."""
+        values, offsets = sparse
+        return values[self.keys.index(feature)], offsets[self.keys.index(feature)]
 
 
 class ServingModel(nn.Module):

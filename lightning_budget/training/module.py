@@ -37,6 +37,8 @@ MANAGED_IDS = "managed_ids"
 """Top-level checkpoint key of managed ids that were counted and have no row yet."""
 FIRST_STEP = "first_step"
 """Top-level checkpoint key of what a two-step fit starts from."""
+OBSERVED = "observed"
+"""Top-level checkpoint key of what the learner took in of the epoch's rows and has not put to use yet."""
 
 ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
 
@@ -155,6 +157,9 @@ class BudgetModule(L.LightningModule):
     def on_validation_start(self) -> None:
         """As when training starts: a check of validation comes before."""
         self._prepare_loss()
+        assert self.net is not None
+        # Before the end of the epoch's training, which comes after its validation.
+        self.net.settle()
 
     def on_test_start(self) -> None:
         self._prepare_loss()
@@ -173,6 +178,7 @@ class BudgetModule(L.LightningModule):
         # Through the module's own call, which the pipeline of ids hooks.
         output: LearnerOutput = self(batch, whole=True)
         prediction = output.prediction
+        self.net.observe(batch, output, self.current_epoch)
         loss = self._losses(batch, output).mean()
         losses = {"prediction_loss": loss}
         for name, extra in self.net.extra_losses(batch, output).items():
@@ -227,7 +233,10 @@ class BudgetModule(L.LightningModule):
         return None if encoder is None else encoder.managed
 
     def on_train_epoch_end(self) -> None:
-        """Log how the tables of managed features are filled."""
+        """Let the learner use what it observed, and log that and how the tables of managed features are filled."""
+        assert self.net is not None
+        settled = {f"train/user_effects/{name}": number for name, number in self.net.settle().items()}
+        self.log_dict(settled, on_step=False, on_epoch=True, sync_dist=True)
         if self._managed is not None:
             shares = {f"train/ids/{name}": share for name, share in self._managed.shares().items()}
             self.log_dict(shares, on_step=False, on_epoch=True, sync_dist=True)
@@ -239,12 +248,17 @@ class BudgetModule(L.LightningModule):
         checkpoint["versions"] = versions()
         if (first_step := self.prediction_loss.state_dict()) is not None:
             checkpoint[FIRST_STEP] = first_step
+        assert self.net is not None
+        if (observed := self.net.observed()) is not None:
+            checkpoint[OBSERVED] = observed
         if self._managed is not None:
             checkpoint[MANAGED_IDS] = self._managed.pending()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the checkpoint left off: counting managed ids, and from its first step."""
         self.prediction_loss.load_state_dict(checkpoint.get(FIRST_STEP))
+        if self.net is not None:
+            self.net.resume_observed(checkpoint.get(OBSERVED))
         if self._managed is not None:
             self._managed.resume(checkpoint.get(MANAGED_IDS))
 

@@ -17,7 +17,7 @@ from lightning_budget.schema import DataSchema, SparseFeature
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY
 from lightning_budget.training.export import PREFIX, read_checkpoint
-from lightning_budget.training.module import FIRST_STEP, BudgetModule
+from lightning_budget.training.module import FIRST_STEP, OBSERVED, BudgetModule
 from lightning_budget.training.optimizers import dense_parameters
 
 Kept = tuple[Tensor, Tensor]
@@ -66,6 +66,8 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
     def adapt(name: str, tensor: Tensor, start: Tensor) -> Tensor:
         if (table := _table(name)) is not None:
             return _take(tensor, start, rows[table], len(tensor), len(start))
+        if (feature := learner.feature_of(name.removeprefix(PREFIX))) is not None:
+            return _take(tensor, start, rows[feature], len(tensor), len(start))
         if learner.is_by_arm(name.removeprefix(PREFIX)):
             return _take(tensor, start, arms, k_old, k_new)
         return start if name.endswith(".known_cost") else tensor
@@ -82,6 +84,7 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
     ]
     checkpoint["hyper_parameters"] = hyper
     checkpoint.pop(FIRST_STEP, None)  # fitted to other arms and tables: training fits it anew
+    checkpoint.pop(OBSERVED, None)  # of other tables; the next epoch observes its own
     with atomic_path(output) as path:
         torch.save(checkpoint, path)
 

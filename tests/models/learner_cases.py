@@ -34,6 +34,8 @@ CASES = [(name, {}) for name in MODELS] + [
     for options in HEADS
     if not REFUSED.get(name, set()) & {*options, *(f"{k}={v}" for k, v in options.items())}
 ]
+OWN = {"value_head": "funnel", "share_doses": 1, "sensitivity": True, "user_history": True}
+CASES.append(("described_tarnet", OWN))
 IDS = ["-".join([name, *map(str, options.values())]) for name, options in CASES]
 
 
@@ -51,6 +53,11 @@ def shaken(model: Learner) -> Learner:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name == "user_history.effects":
+                buffer.normal_(0, 0.3)
+            elif name == "user_history.counts":
+                buffer.random_(0, 50)
     return model.eval()
 
 

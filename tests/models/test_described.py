@@ -108,3 +108,41 @@ def test_without_users_or_features_it_is_a_tarnet(schema: dict[str, object]) -> 
 def test_a_linear_part_where_nobody_is_described(options: dict, schema: dict, wide: bool) -> None:
     model = described(schema, wide=True, **options)
     assert ("wide_value_heads.weight" in model.state_dict()) == wide
+
+
+def test_sensitivity_scales_the_effects_on_the_logit_by_one_factor_a_user() -> None:
+    options = {"value_head": "funnel", "share_doses": 1, "sensitivity": True}
+    model, batch = described(**options).eval(), trial(12)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if not name.startswith("sensitivity."):
+                p.add_(0.3 * torch.randn_like(p))
+
+    def logits() -> torch.Tensor:
+        raw = model.outputs(batch.dense, batch.sparse).extra["value"]
+        return model.value_response.parts(raw, model.value_start)[0]  # type: ignore[attr-defined]
+
+    common = logits()
+    effects = common - common[:, :1]
+    torch.testing.assert_close(effects, effects[:1].expand_as(effects))  # 1 at the start, and no head by the dose
+    with torch.no_grad():
+        model.sensitivity.log.weight.normal_()
+        model.sensitivity.log.bias.fill_(0.2)
+    own = logits()
+    torch.testing.assert_close(own[:, 0], common[:, 0])
+    x = model.standardised(batch.dense)
+    factor = model.sensitivity(torch.cat((x, model.sparse_arch(batch.sparse)), dim=1))
+    assert factor.std() > 0.1
+    torch.testing.assert_close(own - own[:, :1], factor * effects)
+
+
+@pytest.mark.parametrize(("schema", "options"), [({"sparse": ()}, {}), ({}, {"value_head": "plain"})])
+def test_sensitivity_is_of_described_users_and_of_logits(schema: dict, options: dict) -> None:
+    model = described(schema, share_doses=1, sensitivity=True, **{"value_head": "funnel", **options})
+    assert not model.scales_effects
+    assert not any(name.startswith("sensitivity") for name in model.state_dict())
+
+
+def test_sensitivity_needs_shared_doses() -> None:
+    with pytest.raises(InputError, match="share_doses"):
+        described(sensitivity=True)

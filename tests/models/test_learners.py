@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from learner_cases import CASES, IDS, SIZES, build, encoded, shaken, total_loss, trial
+from learner_cases import CASES, IDS, OWN, SIZES, build, encoded, shaken, total_loss, trial
 from random_trials import random_schema, random_statistics
 
 from lightning_budget.errors import InputError
@@ -26,6 +26,7 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "s_learner": {"value_head": "ziln", "backbone": "dcn_v2"},
     "t_learner": {"value_head": "funnel", "backbone": "dcn_v2", "cross_rank": 2, "dropout": 0.3},
     "tarnet": {"value_head": "monotone", "cost_head": "monotone", "share_doses": 2},
+    "described_tarnet": OWN,
 }
 """Options under which a learner is exported, so that together every option is once."""
 

@@ -41,12 +41,25 @@ class Diary(L.Callback):
             raise CutOffError
 
 
-def run(path: Path, stop: int | None = None, resume: bool = False, kind: str = "full") -> Diary:
+TARNET: dict[str, Any] = {
+    "name": "tarnet",
+    "embedding_dim": 4,
+    "dense_hidden": [8],
+    "trunk_hidden": [8],
+    "head_hidden": 4,
+}
+DESCRIBED = {**TARNET, "name": "described_tarnet", "share_doses": 1, "sensitivity": True, "user_history": True}
+DESCRIBED |= {"value_head": "funnel", "cost_head": "funnel"}
+
+
+def run(
+    path: Path, stop: int | None = None, resume: bool = False, kind: str = "full", model: dict[str, Any] = TARNET
+) -> Diary:
     data, diary = small_data(), Diary(path, stop)
     strategy = TorchRecStrategy(checkpoint=kind)
     trainer = small_trainer(path.parent, [diary], strategy=strategy, max_epochs=EPOCHS, limit_val_batches=0)
     try:
-        trainer.fit(small_module(data), data, ckpt_path=str(path) if resume else None)
+        trainer.fit(small_module(data, model=model), data, ckpt_path=str(path) if resume else None)
         strategy._checkpoint = "full"
         trainer.save_checkpoint(path.with_name("end.ckpt"))
     except CutOffError:
@@ -55,13 +68,22 @@ def run(path: Path, stop: int | None = None, resume: bool = False, kind: str = "
 
 
 # Every eighth step is the last of its epoch: what is saved after step 24 stands between the last batch and the end.
-@pytest.mark.parametrize("stops", [[4, 7, 10, 13, 17, 22], [24, 27, 30, 34], [25, 29, 33, 39], [24, 24, 26, 28]])
-def test_every_batch_once(tmp_path: Path, stops: list[int]) -> None:
-    whole = run(tmp_path / "whole" / "a.ckpt")
+@pytest.mark.parametrize(
+    ("stops", "model"),
+    [
+        ([4, 7, 10, 13, 17, 22], TARNET),
+        ([24, 27, 30, 34], TARNET),
+        ([25, 29, 33, 39], TARNET),
+        ([24, 24, 26, 28], TARNET),
+        ([4, 7, 10, 13, 17, 24, 33], DESCRIBED),
+    ],
+)
+def test_every_batch_once(tmp_path: Path, stops: list[int], model: dict[str, Any]) -> None:
+    whole = run(tmp_path / "whole" / "a.ckpt", model=model)
     assert len(whole.steps) == EPOCHS * 8
     path = tmp_path / "cut" / "a.ckpt"
-    parts = [run(path, stop, i > 0, FORMATS[i % 3]) for i, stop in enumerate(stops)]
-    parts.append(run(path, None, True))
+    parts = [run(path, stop, i > 0, FORMATS[i % 3], model) for i, stop in enumerate(stops)]
+    parts.append(run(path, None, True, model=model))
     seen: set[int] = set()
     for part in parts:
         for step, what in part.steps.items():

@@ -210,7 +210,8 @@ class BudgetObjective(L.Callback):
         assert self._module is not None
         module, data = self._module, trial_data(trainer)
         table = data.train
-        with same_random_numbers(module.device):
+        assert module.net is not None
+        with same_random_numbers(module.device), module.net.as_in_training():
             prediction = predict_batches(module, data.table_dataloader(table), len(table), module.device)
         state = measure_goal(
             self.regularizer,

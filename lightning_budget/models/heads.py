@@ -89,7 +89,7 @@ def of_doses(weight: Tensor, num_treatments: int) -> Tensor:
 
 
 class Sensitivity(nn.Module):
-    """How strongly a user responds, whatever the dose: ``S(x) = exp(w·x + b)``, 1 at the start, ``[N, width] → [N, 1]``.
+    """How strongly a user responds to any dose: ``S(x) = exp(w·x + b)``, 1 at the start, ``[N, width] → [N, 1]``.
 
     Raw outputs with the effects ``δ_j`` of the arms become ``raw_j + δ_j (S − 1)``: effects differ between users by a
     positive factor that all arms have in common. The exponent is kept within (−4, 3).

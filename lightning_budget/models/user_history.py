@@ -96,7 +96,7 @@ class UserHistory(nn.Module):
 
     def state(self) -> dict[str, Any] | None:
         """Sums and their epoch, for a checkpoint inside an epoch; ``None``: there are none."""
-        return None if self.sums is None else {"sums": self.sums.cpu(), "epoch": self.epoch}
+        return None if self.sums is None else {"sums": self.sums.cpu().clone(), "epoch": self.epoch}
 
     def resume(self, state: Mapping[str, Any] | None) -> None:
         """Inverse of :meth:`state`."""

@@ -25,7 +25,7 @@ from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.data import trial_data
 from lightning_budget.training.finite import FiniteGuard, refuse_broken_weights
 from lightning_budget.training.given_rows import start_rows_anew
-from lightning_budget.training.optimizers import dense_parameters, step_in_backward
+from lightning_budget.training.optimizers import decay_groups, step_in_backward
 from lightning_budget.training.optimizers import embedding_optimizer as get_embedding_optimizer
 from lightning_budget.training.prediction_loss import PredictionLoss
 from lightning_budget.training.sharding import materialize_tables
@@ -52,8 +52,9 @@ class BudgetModule(L.LightningModule):
     Args:
         schema, statistics: of the data, as ``to_dict()`` gives them, so that a checkpoint stands alone.
         model: name and arguments of the model, see :data:`lightning_budget.models.MODELS`.
-        lr: of Adam over the dense parameters; embedding_lr: of the tables.
-        weight_decay: of the dense parameters.
+        lr: of AdamW over the dense parameters; embedding_lr: of the tables.
+        weight_decay: decoupled, of the dense parameters' weights, see
+            :func:`~lightning_budget.training.optimizers.decay_groups`.
         schedule: ``constant``, or ``cosine`` decay of both rates to zero over the run.
         embedding_optimizer: of the tables, see :data:`~lightning_budget.training.optimizers.EMBEDDING_OPTIMIZERS`.
         seed: start of the weights and of every epoch's random numbers.
@@ -263,9 +264,7 @@ class BudgetModule(L.LightningModule):
             self._managed.resume(checkpoint.get(MANAGED_IDS))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.Adam(
-            dense_parameters(self), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
-        )
+        optimizer = torch.optim.AdamW(decay_groups(self, self.hparams["weight_decay"]), lr=self.hparams["lr"])
         if self.hparams["schedule"] == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches

@@ -18,7 +18,7 @@ from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY
 from lightning_budget.training.export import PREFIX, read_checkpoint
 from lightning_budget.training.module import FIRST_STEP, OBSERVED, BudgetModule
-from lightning_budget.training.optimizers import dense_parameters
+from lightning_budget.training.optimizers import decay_groups
 
 Kept = tuple[Tensor, Tensor]
 """Positions in the new tensor and, for each, the position in the old one that it takes over."""
@@ -155,8 +155,9 @@ def _merge(old: DataStatistics, new: DataStatistics, arms: Kept) -> DataStatisti
 def _adapt_dense(
     state: Mapping[str, Any], fresh: BudgetModule, adapt: Callable[[str, Tensor, Tensor], Tensor]
 ) -> dict[str, Any]:
-    dense = {id(p) for p in dense_parameters(fresh)}
-    trained = [(n, p) for n, p in fresh.named_parameters() if id(p) in dense]
+    names = {id(p): n for n, p in fresh.named_parameters()}
+    groups = decay_groups(fresh, fresh.hparams["weight_decay"])
+    trained = [(names[id(p)], p) for group in groups for p in group["params"]]
     adapted = {}
     for index, entries in state["state"].items():
         name, parameter = trained[index]

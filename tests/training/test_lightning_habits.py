@@ -24,6 +24,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.training.callbacks import AllocationMetrics
 from lightning_budget.training.export import checkpoint_exists, load_model, read_checkpoint
 from lightning_budget.training.module import BudgetModule
+from lightning_budget.training.optimizers import dense_parameters
 from lightning_budget.training.strategy import TorchRecStrategy
 
 MONITOR = "val/eom_hajek"
@@ -57,7 +58,7 @@ def test_best_and_last_checkpoints_early_stopping_and_rates(tmp_path: Path, kind
     assert names[1] == "last.ckpt"
     assert all(checkpoint_exists(tmp_path / n) for n in names)
     assert all((tmp_path / n).is_file() == (kind == "full") for n in names)
-    rates = [float(row) for row in _column(tmp_path / "csv" / "metrics.csv", "lr-Adam")]
+    rates = [float(row) for row in _column(tmp_path / "csv" / "metrics.csv", "lr-AdamW")]
     assert rates[0] == pytest.approx(0.01)
     assert rates[-1] < rates[0]
 
@@ -122,8 +123,6 @@ def test_averages_of_weights_are_refused(tmp_path: Path, callback: L.Callback) -
 
 class LBFGS(BudgetModule):
     def configure_optimizers(self) -> Any:
-        from lightning_budget.training.optimizers import dense_parameters
-
         return torch.optim.LBFGS(dense_parameters(self))
 
 
@@ -170,3 +169,26 @@ def test_one_process_of_another_strategy_starts_the_same(tmp_path: Path) -> None
     assert starts[0].keys() == starts[1].keys()
     for name, tensor in starts[0].items():
         torch.testing.assert_close(starts[1][name], tensor, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def test_weights_decay_and_biases_and_linear_parts_do_not(tmp_path: Path) -> None:
+    data = small_data()
+    model = {"name": "tarnet", "embedding_dim": 4, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
+    module = small_module(data, model={**model, "share_doses": 1, "wide": True}, lr=0.1, weight_decay=0.5)
+    trainer = small_trainer(tmp_path)
+    trainer.fit(module, data)
+    decayed, kept = trainer.optimizers[0].param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.5, 0.0)
+    names = {id(p): name for name, p in module.named_parameters()}
+    assert all(names[id(p)].endswith(("weight", ".out")) for p in decayed["params"])
+    assert {"wide_value_heads.weight", "wide_cost_heads.weight", "value_heads.bias", "trunk.0.bias"} <= {
+        names[id(p)].removeprefix("net.") for p in kept["params"]
+    }
+    assert len(decayed["params"]) + len(kept["params"]) == len(dense_parameters(module))
+    weight, bias = module.net.trunk[0].weight, module.net.trunk[0].bias  # type: ignore[union-attr,index]
+    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload]
+    before = weight.detach().clone(), bias.detach().clone()
+    weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+    optimizer.step()
+    torch.testing.assert_close(weight, before[0] * (1 - 0.1 * 0.5))
+    torch.testing.assert_close(bias, before[1])

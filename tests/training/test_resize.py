@@ -108,3 +108,25 @@ def test_refuses_other_features(trained: tuple[CampaignDataModule, Path], tmp_pa
         with pytest.raises(InputError, match="fix: train anew"):
             resize_checkpoint(path, tmp_path / "c.ckpt", schema, data.statistics)
     assert not (tmp_path / "c.ckpt").exists()
+
+
+def test_histories_go_with_their_users(tmp_path: Path) -> None:
+    model = {"name": "described_tarnet", "embedding_dim": 4, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
+    model |= {"value_head": "funnel", "share_doses": 1, "user_history": True}
+    data, trainer = small_data(), small_trainer(tmp_path)
+    trainer.fit(small_module(data, model=model, weight_decay=0.1), data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    more = small_data(users=150)
+    resize_checkpoint(tmp_path / "a.ckpt", tmp_path / "b.ckpt", more.schema, more.statistics)
+    before, after = read_checkpoint(tmp_path / "a.ckpt"), read_checkpoint(tmp_path / "b.ckpt")
+    for name in ("net.user_history.counts", "net.user_history.effects"):
+        old, new = before["state_dict"][name], after["state_dict"][name]
+        assert old.any()
+        assert len(old) < len(new) == 151
+        assert torch.equal(new[: len(old)], old)
+        assert not new[len(old) :].any()
+    assert "observed" in before
+    assert "observed" not in after
+    longer = small_trainer(tmp_path, max_epochs=3)
+    longer.fit(small_module(more, model=model, weight_decay=0.1), more, ckpt_path=str(tmp_path / "b.ckpt"))
+    assert longer.current_epoch == 3

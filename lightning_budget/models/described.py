@@ -179,8 +179,8 @@ class DescribedTARNet(TARNet):
         rows, _ = self.sparse_arch.rows_of(self.user_history.feature, batch.sparse)
         self.user_history.observe(rows, real, converted, excess, self._doses(rows.device)[batch.treatment], epoch)
 
-    def settle(self) -> dict[str, float]:
-        return {} if self.user_history is None else self.user_history.settle()
+    def settle(self, whole: bool = True) -> dict[str, float]:
+        return {} if self.user_history is None else self.user_history.settle(whole)
 
     def observed(self) -> dict[str, Any] | None:
         return None if self.user_history is None else self.user_history.state()

@@ -79,13 +79,16 @@ class UserHistory(nn.Module):
         self.sums.index_add_(0, rows.long(), counted.to(self.sums.dtype))
 
     @torch.no_grad()
-    def settle(self) -> dict[str, float]:
-        """Counts and effects from the sums as they are; without sums they stay.
+    def settle(self, whole: bool) -> dict[str, float]:
+        """Counts and effects from the sums; without sums they stay.
+
+        Args:
+            whole: that the sums are of a whole epoch; else counts and effects of more rows than theirs stay, too.
 
         Returns:
             Standard deviations of the effects, see :func:`~lightning_budget.models.user_effects.fit_effects`.
         """
-        if self.sums is None:
+        if self.sums is None or not (whole or self.sums[:, SUMS].sum() >= self.counts.sum()):
             return {}
         self.counts.copy_(self.sums[:, SUMS])
         found = fit_effects(self.sums[:, :SUMS])

@@ -159,8 +159,8 @@ class BudgetModule(L.LightningModule):
         """As when training starts: a check of validation comes before."""
         self._prepare_loss()
         assert self.net is not None
-        # Before the end of the epoch's training, which comes after its validation.
-        self.net.settle()
+        # The end of an epoch comes after its validation, and validation may come inside.
+        self.net.settle(whole=False)
 
     def on_test_start(self) -> None:
         self._prepare_loss()

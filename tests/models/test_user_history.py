@@ -33,7 +33,7 @@ def fitted(users: int, *rows: torch.Tensor) -> tuple[UserHistory, dict[str, floa
     module = UserHistory(users, "user_id")
     for part in zip(*(x.split(97) for x in rows), strict=True):
         add(module, *part, epoch=0)
-    return module, module.settle()
+    return module, module.settle(True)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -79,14 +79,14 @@ def test_rows_count_once_whatever_their_order_and_those_of_an_epoch_alone() -> N
     again = UserHistory(30, "user_id")
     add(again, *(x[:100] for x in rows), epoch=0)
     add(again, *(x[order] for x in rows), epoch=1)
-    again.settle()
+    again.settle(True)
     torch.testing.assert_close(again.effects, module.effects, rtol=1e-4, atol=1e-6)
     half = UserHistory(30, "user_id")
     add(half, *(x[:450] for x in rows), epoch=7)
     resumed = UserHistory(30, "user_id")
     resumed.resume(half.state())
     add(resumed, *(x[450:] for x in rows), epoch=7)
-    resumed.settle()
+    resumed.settle(True)
     torch.testing.assert_close(resumed.effects, module.effects, rtol=1e-4, atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_unknown_users_and_users_without_conversions_have_no_effects() -> None:
     assert not found[1:].any()
     untouched = module.effects.clone()
     add(module, *(torch.zeros(0) for _ in range(4)), epoch=9)
-    assert module.settle() == {}
+    assert module.settle(True) == {}
     assert not module.counts.any()
     assert torch.equal(module.effects, untouched)
 
@@ -189,10 +189,12 @@ def test_in_a_first_epoch_rows_count_as_they_come() -> None:
     for n in (1, 2):
         module.observe(torch.tensor([1, 1, 0]), ones, 0 * ones, 0 * ones, ones, epoch=0)
         assert module.seen(users, offsets).tolist() == [0, 2 * n, 0, 0, 0]
-    module.settle()
+    module.settle(False)
     module.observe(torch.tensor([2, 1, 3]), torch.tensor([1.0, 1.0, 0.0]), 0 * ones, 0 * ones, ones, epoch=1)
-    assert module.seen(users, offsets).tolist() == [0, 4, 1, 0, 0]
-    module.settle()
+    for _ in range(2):
+        assert module.seen(users, offsets).tolist() == [0, 4, 1, 0, 0]
+        module.settle(False)  # fewer rows than the epoch before: that of an epoch's middle
+    module.settle(True)
     assert module.seen(users, offsets).tolist() == [0, 1, 1, 0, 0]
 
 

@@ -33,8 +33,9 @@ class DescribedTARNetOptions(Options):
         wide_if_described: whether ``wide`` counts where something is described.
         sensitivity: whether, where something is described and the value has a probability or a funnel, its arms'
             effects on the logit differ between users by one factor, and not by heads.
-        user_history: whether the first of the described has a history, where its ids are not managed: how far a user's
-            description is trusted beside the row's features, and random effects on the size of a funnel's values.
+        user_history: whether the first of the described has a history, if its ids are neither managed nor lists: how
+            far a user's description is trusted beside the row's features, and random effects on the size of a funnel's
+            values.
 
     Raises:
         InputError: for a repeated feature, a weight below 0, or a sensitivity without shared doses.
@@ -179,7 +180,7 @@ class DescribedTARNet(TARNet):
         rows, _ = self.sparse_arch.rows_of(self.user_history.feature, batch.sparse)
         self.user_history.observe(rows, real, converted, excess, self._doses(rows.device)[batch.treatment], epoch)
 
-    def settle(self, whole: bool = True) -> dict[str, float]:
+    def settle(self, whole: bool) -> dict[str, float]:
         return {} if self.user_history is None else self.user_history.settle(whole)
 
     def observed(self) -> dict[str, Any] | None:

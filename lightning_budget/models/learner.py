@@ -211,7 +211,7 @@ class Learner(nn.Module, ABC):
     def observe(self, batch: Observed, output: LearnerOutput, epoch: int) -> None:
         """Take in a training batch and what was predicted of it, without a gradient; each row once an epoch."""
 
-    def settle(self, whole: bool = True) -> dict[str, float]:
+    def settle(self, whole: bool) -> dict[str, float]:
         """Put what :meth:`observe` took in to use; numbers worth a log, by name. ``whole``: it is of a whole epoch."""
         return {}
 

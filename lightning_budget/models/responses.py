@@ -86,6 +86,10 @@ class Monotone(Response):
 
     ordered = True
 
+    def start_logit(self, start: Start) -> None:
+        """None: channels are steps from one arm to the next."""
+        return None
+
     def __call__(self, raw: Tensor, start: Start) -> Tensor:
         raw, mean = raw[..., 0], start.mean
         binary = self.kind == "binary"

@@ -30,21 +30,24 @@ SUMS = 6
 """Of a user's conversions with excess e = log y − f and dose d: Σ 1, Σ d, Σ d², Σ e, Σ d e, Σ e²."""
 
 
-def fit_effects(sums: Tensor) -> tuple[Tensor, dict[str, float]] | None:
-    """Posterior means ``[R, 2]`` of a and s from the users' sums ``[R, 6]``; ``None``: of too few conversions.
+def fit_effects(sums: Tensor, effects: Tensor) -> dict[str, float]:
+    """Write the posterior means of a and s into ``effects [R, 2]``, from the users' ``sums [R, 6]``.
 
-    With them the standard deviations ``level`` and ``slope`` of the effects and ``noise`` of the rest.
+    Returns:
+        Standard deviations ``level`` and ``slope`` of the effects and ``noise`` of the rest; nothing, and nothing is
+        written, where conversions are too few.
     """
-    whole = sums.sum(0, dtype=torch.float64)
+    whole = torch.stack([part.sum(0, dtype=torch.float64) for part in sums.split(CHUNK)]).sum(0)
     if not whole[0] > SUMS:
-        return None
+        return {}
     centre = whole[3] / whole[0]
-    some = sums[sums[:, 0] > 0]
-    some = _centred(some[:: -(-len(some) // SAMPLE)], centre)
+    users = (sums[:, 0] > 0).nonzero().squeeze(1)
+    some = _centred(sums[users[:: -(-len(users) // SAMPLE)]], centre)
     fitted = [(_likelihood(some, *ratios), ratios) for ratios in product(RATIOS, repeat=2)]
     (_, noise), (level, slope) = max(fitted)
-    effects = [_posterior(_centred(part, centre), level, slope)[0].to(sums.dtype) for part in sums.split(CHUNK)]
-    return torch.cat(effects), {"level": (level * noise) ** 0.5, "slope": (slope * noise) ** 0.5, "noise": noise**0.5}
+    for part, written in zip(sums.split(CHUNK), effects.split(CHUNK), strict=True):
+        written.copy_(_posterior(_centred(part, centre), level, slope)[0])
+    return {"level": (level * noise) ** 0.5, "slope": (slope * noise) ** 0.5, "noise": noise**0.5}
 
 
 def _centred(sums: Tensor, centre: Tensor) -> Tensor:

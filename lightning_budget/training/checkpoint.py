@@ -17,6 +17,8 @@ from lightning_budget.errors import InputError
 
 FUSED_OPTIMIZER_KEY = "torchrec_fused_optimizer"
 """Top-level checkpoint key of the state of the optimizers that run inside backward."""
+OBSERVED = "observed"
+"""Top-level checkpoint key of what the learner took in of the epoch's rows and has not put to use yet."""
 
 CHUNK_ELEMENTS = 1 << 22
 

@@ -14,7 +14,7 @@ from lightning_budget.models.learner import Learner
 from lightning_budget.models.registry import build_model
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
-from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY
+from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY, OBSERVED
 from lightning_budget.training.sharded_checkpoint import FUSED, STATE, is_sharded_checkpoint, read_rest, read_tensors
 
 PREFIX = "net."
@@ -84,4 +84,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Learner:
         raise InputError(
             f"checkpoint {str(path)!r} does not fit its model: {reason}", "weights of the model it names", "retrain it"
         ) from e
+    # Saved inside an epoch: what validation would have put to use then.
+    model.resume_observed(checkpoint.get(OBSERVED))
+    model.settle(whole=False)
+    model.resume_observed(None)
     return model.to(device).eval()

@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from lightning_budget.models.managed_collisions import ManagedIds
 from lightning_budget.models.registry import build_model
 from lightning_budget.schema import DataSchema
 from lightning_budget.statistics import DataStatistics
+from lightning_budget.training.checkpoint import OBSERVED
 from lightning_budget.training.data import trial_data
 from lightning_budget.training.finite import FiniteGuard, refuse_broken_weights
 from lightning_budget.training.given_rows import start_rows_anew
@@ -37,8 +39,6 @@ MANAGED_IDS = "managed_ids"
 """Top-level checkpoint key of managed ids that were counted and have no row yet."""
 FIRST_STEP = "first_step"
 """Top-level checkpoint key of what a two-step fit starts from."""
-OBSERVED = "observed"
-"""Top-level checkpoint key of what the learner took in of the epoch's rows and has not put to use yet."""
 
 ObjectiveTerm = Callable[[RCTBatch, ResponsePrediction], Tensor | None]
 
@@ -159,8 +159,9 @@ class BudgetModule(L.LightningModule):
         """As when training starts: a check of validation comes before."""
         self._prepare_loss()
         assert self.net is not None
-        # The end of an epoch comes after its validation, and validation may come inside.
-        self.net.settle(whole=False)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            # The end of an epoch comes after its validation, and validation may come inside.
+            self.net.settle(whole=False)
 
     def on_test_start(self) -> None:
         self._prepare_loss()
@@ -236,7 +237,9 @@ class BudgetModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Let the learner use what it observed, and log that and how the tables of managed features are filled."""
         assert self.net is not None
-        settled = {f"train/user_effects/{name}": number for name, number in self.net.settle().items()}
+        # Training may end inside an epoch, by max_steps or a callback.
+        whole = self.trainer.is_last_batch
+        settled = {f"train/user_effects/{name}": number for name, number in self.net.settle(whole).items()}
         self.log_dict(settled, on_step=False, on_epoch=True, sync_dist=True)
         if self._managed is not None:
             shares = {f"train/ids/{name}": share for name, share in self._managed.shares().items()}

@@ -98,14 +98,15 @@ def dense_parameters(module: nn.Module) -> list[nn.Parameter]:
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups of :func:`dense_parameters` for a decoupled decay (Loshchilov, Hutter 2019, arXiv:1711.05101).
 
-    Weights of layers decay; biases and the weights of a linear part (``wide``) do not. One group where nothing decays.
+    Weights of layers decay; biases, single numbers and the weights of a linear part (``wide``) do not. One group where
+    nothing decays.
     """
     dense = dense_parameters(module)
     if weight_decay == 0:
         return [{"params": dense, "weight_decay": 0.0}]
     linear = {id(p) for part in module.modules() if isinstance(part, LinearHeads) for p in part.parameters()}
     biases = {id(p) for name, p in module.named_parameters() if name.rpartition(".")[2] == "bias"}
-    kept = [id(p) in linear or id(p) in biases for p in dense]
+    kept = [id(p) in linear or id(p) in biases or p.dim() < 2 for p in dense]
     return [
         {"params": [p for p, keep in zip(dense, kept, strict=True) if keep == group], "weight_decay": decay}
         for group, decay in ((False, weight_decay), (True, 0.0))

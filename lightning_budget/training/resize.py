@@ -15,9 +15,9 @@ from lightning_budget.atomic import atomic_path
 from lightning_budget.errors import InputError
 from lightning_budget.schema import DataSchema, SparseFeature
 from lightning_budget.statistics import DataStatistics
-from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY
+from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY, OBSERVED
 from lightning_budget.training.export import PREFIX, read_checkpoint
-from lightning_budget.training.module import FIRST_STEP, OBSERVED, BudgetModule
+from lightning_budget.training.module import FIRST_STEP, BudgetModule
 from lightning_budget.training.optimizers import decay_groups
 
 Kept = tuple[Tensor, Tensor]
@@ -67,6 +67,8 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
         if (table := _table(name)) is not None:
             return _take(tensor, start, rows[table], len(tensor), len(start))
         if (feature := learner.feature_of(name.removeprefix(PREFIX))) is not None:
+            if name.endswith(".effects") and old.treatments != schema.treatments:
+                return start  # slopes by other doses
             return _take(tensor, start, rows[feature], len(tensor), len(start))
         if learner.is_by_arm(name.removeprefix(PREFIX)):
             return _take(tensor, start, arms, k_old, k_new)
@@ -157,6 +159,12 @@ def _adapt_dense(
 ) -> dict[str, Any]:
     names = {id(p): n for n, p in fresh.named_parameters()}
     groups = decay_groups(fresh, fresh.hparams["weight_decay"])
+    if [len(group["params"]) for group in state["param_groups"]] != [len(group["params"]) for group in groups]:
+        raise InputError(
+            f"a checkpoint whose optimizer has {len(state['param_groups'])} groups of parameters",
+            f"{len(groups)}, as the model's",
+            "resize it with the release that wrote it",
+        )
     trained = [(names[id(p)], p) for group in groups for p in group["params"]]
     adapted = {}
     for index, entries in state["state"].items():

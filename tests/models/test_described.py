@@ -136,7 +136,10 @@ def test_sensitivity_scales_the_effects_on_the_logit_by_one_factor_a_user() -> N
     torch.testing.assert_close(own - own[:, :1], factor * effects)
 
 
-@pytest.mark.parametrize(("schema", "options"), [({"sparse": ()}, {}), ({}, {"value_head": "plain"})])
+@pytest.mark.parametrize(
+    ("schema", "options"),
+    [({"sparse": ()}, {}), ({}, {"value_head": "plain"}), ({"value_kind": "binary"}, {"value_head": "monotone"})],
+)
 def test_sensitivity_is_of_described_users_and_of_logits(schema: dict, options: dict) -> None:
     model = described(schema, share_doses=1, sensitivity=True, **{"value_head": "funnel", **options})
     assert not model.scales_effects

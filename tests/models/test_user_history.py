@@ -149,8 +149,9 @@ def test_it_observes_the_excess_of_rows_that_converted() -> None:
     batch.row[3] = -1
     output = model.outputs(batch.dense, batch.sparse)
     model.observe(batch, output, 0)
-    sums = model.user_history.sums
+    sums, running = model.user_history.sums, model.user_history.running
     assert sums is not None
+    assert running is not None
     raw = output.extra["value"][torch.arange(40), batch.treatment]
     _, log = model.value_response.parts(raw, model.value_start.of(batch.treatment))  # type: ignore[attr-defined]
     expected = torch.zeros(len(sums), 7)
@@ -160,8 +161,8 @@ def test_it_observes_the_excess_of_rows_that_converted() -> None:
             if batch.value[i] > 0:
                 e, d = float((batch.value[i] / model.value_scale).log() - log[i].detach()), batch.treatment[i] / 2
                 expected[user, :6] += torch.tensor([1, d, d * d, e, d * e, e * e])
-    torch.testing.assert_close(sums, expected)
-    model.settle()
+    torch.testing.assert_close(torch.cat((sums, running.unsqueeze(1)), 1), expected)
+    model.settle(True)
     assert torch.equal(model.user_history.counts, expected[:, 6])
 
 
@@ -201,7 +202,7 @@ def test_in_a_first_epoch_rows_count_as_they_come() -> None:
 def test_a_value_without_sizes_has_counts_and_no_effects() -> None:
     model, batch = learner(value_head="plain"), trial(12)
     model.observe(batch, model.outputs(batch.dense, batch.sparse), 0)
-    assert model.settle() == {}
+    assert model.settle(True) == {}
     assert model.user_history is not None
     assert model.user_history.counts.any()
     assert not model.user_history.effects.any()
@@ -211,5 +212,5 @@ def test_without_a_history_nothing_is_observed() -> None:
     model, batch = learner(user_history=False), trial(12)
     assert model.user_history is None
     model.observe(batch, model.outputs(batch.dense, batch.sparse), 0)
-    assert model.settle() == {}
+    assert model.settle(True) == {}
     assert model.observed() is None

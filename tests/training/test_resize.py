@@ -110,23 +110,38 @@ def test_refuses_other_features(trained: tuple[CampaignDataModule, Path], tmp_pa
     assert not (tmp_path / "c.ckpt").exists()
 
 
-def test_histories_go_with_their_users(tmp_path: Path) -> None:
-    model = {"name": "described_tarnet", "embedding_dim": 4, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
-    model |= {"value_head": "funnel", "share_doses": 1, "user_history": True}
-    data, trainer = small_data(), small_trainer(tmp_path)
-    trainer.fit(small_module(data, model=model, weight_decay=0.1), data)
+HISTORY = {"name": "described_tarnet", "embedding_dim": 4, "dense_hidden": [8], "trunk_hidden": [8], "head_hidden": 4}
+HISTORY |= {"value_head": "funnel", "user_history": True}
+
+
+@pytest.mark.parametrize("faces", [FACES, FACES[:4]])
+def test_histories_go_with_their_users_and_slopes_with_their_doses(tmp_path: Path, faces: tuple[float, ...]) -> None:
+    data, trainer = small_data(face_values=FACES), small_trainer(tmp_path, max_steps=11)
+    trainer.fit(small_module(data, model=HISTORY, weight_decay=0.1), data)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    more = small_data(users=150)
+    more = small_data(users=150, face_values=faces)
     resize_checkpoint(tmp_path / "a.ckpt", tmp_path / "b.ckpt", more.schema, more.statistics)
     before, after = read_checkpoint(tmp_path / "a.ckpt"), read_checkpoint(tmp_path / "b.ckpt")
     for name in ("net.user_history.counts", "net.user_history.effects"):
         old, new = before["state_dict"][name], after["state_dict"][name]
         assert old.any()
         assert len(old) < len(new) == 151
-        assert torch.equal(new[: len(old)], old)
+        kept = faces == FACES or "counts" in name
+        assert torch.equal(new[: len(old)], old if kept else torch.zeros_like(old))
         assert not new[len(old) :].any()
     assert "observed" in before
     assert "observed" not in after
-    longer = small_trainer(tmp_path, max_epochs=3)
-    longer.fit(small_module(more, model=model, weight_decay=0.1), more, ckpt_path=str(tmp_path / "b.ckpt"))
-    assert longer.current_epoch == 3
+    longer = small_trainer(tmp_path, max_epochs=4)
+    longer.fit(small_module(more, model=HISTORY, weight_decay=0.1), more, ckpt_path=str(tmp_path / "b.ckpt"))
+    assert longer.current_epoch == 4
+
+
+def test_an_optimizer_of_other_groups_is_refused(tmp_path: Path) -> None:
+    data, trainer = small_data(), small_trainer(tmp_path)
+    trainer.fit(small_module(data), data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"]["weight_decay"] = 0.1
+    torch.save(checkpoint, tmp_path / "b.ckpt")
+    with pytest.raises(InputError, match="1 groups of parameters"):
+        resize_checkpoint(tmp_path / "b.ckpt", tmp_path / "c.ckpt", data.schema, data.statistics)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_runs import small_data, small_module, small_trainer
 
-from lightning_budget.training.export import read_checkpoint
+from lightning_budget.training.export import load_model, read_checkpoint
 from lightning_budget.training.strategy import TorchRecStrategy
 
 EPOCHS, EVERY = 5, 3
@@ -98,3 +98,44 @@ def test_every_batch_once(tmp_path: Path, stops: list[int], model: dict[str, Any
     for key in ("state_dict", "torchrec_fused_optimizer"):
         for name, tensor in a[key].items():
             torch.testing.assert_close(b[key][name], tensor, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def test_a_history_is_of_whole_epochs_once_there_is_one(tmp_path: Path) -> None:
+    data = small_data()
+    module, rows = small_module(data, model=DESCRIBED), len(data.train)
+    small_trainer(tmp_path, max_steps=11).fit(module, data)  # ends inside the second epoch
+    history = module.net.user_history  # type: ignore[union-attr]
+    known = history.counts.clone()
+    assert known.sum() == rows
+    assert history.running.sum() < rows / 2
+    small_trainer(tmp_path, max_epochs=1).fit(module, data)
+    assert torch.equal(history.counts, known)  # not twice, and nothing of the run before
+    assert history.running is None
+
+
+class Score(L.Callback):
+    """A checkpoint after the third step, and what validation would predict then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(self.path)
+            pl_module.net.settle(whole=False)
+            pl_module.eval()
+            with torch.no_grad():
+                self.value = pl_module(small_data().val.batch(torch.arange(64))).value
+            pl_module.train()
+
+
+def test_a_checkpoint_from_inside_the_first_epoch_scores_as_its_validation_would(tmp_path: Path) -> None:
+    data, score = small_data(), Score(tmp_path / "a.ckpt")
+    small_trainer(tmp_path, [score], max_steps=4).fit(small_module(data, model=DESCRIBED), data)
+    plain = load_model(tmp_path / "a.ckpt")
+    assert plain.user_history.running is None
+    assert plain.user_history.counts.any()
+    assert plain.user_history.effects.any()
+    batch = data.val.batch(torch.arange(64))
+    with torch.no_grad():
+        torch.testing.assert_close(plain(batch.dense, batch.sparse).value, score.value)

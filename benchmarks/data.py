@@ -34,13 +34,11 @@ from machine import hardware, result_file, versions
 from own_process import ROOT, in_own_process
 
 from lightning_budget.atomic import atomic_path
-from lightning_budget.data.stream import freed_memory
 
 RESULTS = ROOT / "benchmarks" / "results"
 LEAST_SHARE = 0.5
-GROWTH = freed_memory.KEPT / 2**20
-"""MiB that ten times the rows may add: freed memory that the process keeps to use again, which fills up by and by. 90
-million more rows would be some 8,000 as columns in memory."""
+GROWTH = 128.0
+"""MiB that ten times the rows may add; 90 million more rows would be some 8,000 as columns in memory."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class DataStatistics:
         weight_mean: mean sample weight, 1 where there are none.
         value_conversion, cost_conversion: K each, share of outcomes above 0 of the rows given each treatment; empty:
             unknown.
+        unconverted_cost: K each, share of their cost that is of rows whose value is not above 0; empty: unknown.
         value_min: least observed value, whatever the row's weight.
     """
 
@@ -43,6 +44,7 @@ class DataStatistics:
     weight_mean: float = 1.0
     value_conversion: tuple[float, ...] = ()
     cost_conversion: tuple[float, ...] = ()
+    unconverted_cost: tuple[float, ...] = ()
     value_min: float = 0.0
 
     @classmethod
@@ -68,14 +70,19 @@ class DataStatistics:
                     "remove the arm from `arms`, or enlarge the training split",
                 )
         mean, std = _column_moments(table.dense, weight)
+        cost_mean = _mean_by_arm(table.cost, table.treatment, counts, weight)
+        unconverted = _mean_by_arm(table.cost.where(table.value <= 0, 0.0), table.treatment, counts, weight)
         return cls(
             dense_mean=tuple(mean),
             dense_std=tuple(std),
             arm_share=tuple((counts / counts.sum()).tolist()),
             value_mean=_mean_by_arm(table.value, table.treatment, counts, weight),
-            cost_mean=_mean_by_arm(table.cost, table.treatment, counts, weight),
+            cost_mean=cost_mean,
             value_conversion=_mean_by_arm(table.value > 0, table.treatment, counts, weight),
             cost_conversion=_mean_by_arm(table.cost > 0, table.treatment, counts, weight),
+            unconverted_cost=tuple(
+                part / whole if whole else 0.0 for part, whole in zip(unconverted, cost_mean, strict=True)
+            ),
             value_scale=_scale(table.value, schema.value_kind, weight),
             cost_scale=_scale(table.cost, schema.cost_kind, weight),
             weight_mean=1.0 if weight is None else float(weight.mean()),

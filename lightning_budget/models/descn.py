@@ -57,6 +57,7 @@ class DESCN(TARNet):
     kind = DESCNOptions
     ordered_heads: ClassVar[bool] = False
     may_be_wide: ClassVar[bool] = False
+    shares_conversions: ClassVar[bool] = False
 
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
         super().__init__(schema, statistics, sparse_arch, options)

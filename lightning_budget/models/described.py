@@ -15,6 +15,7 @@ from lightning_budget.models.heads import Sensitivity
 from lightning_budget.models.learner import LearnerOutput, Observed, given
 from lightning_budget.models.options import Options, refuse_negative
 from lightning_budget.models.tarnet import TARNet
+from lightning_budget.models.user_effects import sums_of
 from lightning_budget.models.user_history import UserHistory
 from lightning_budget.schema import DataSchema, SparseFeature
 
@@ -35,7 +36,7 @@ class DescribedTARNetOptions(Options):
             effects on the logit differ between users by one factor, and not by heads.
         user_history: whether the first of the described has a history, if its ids are neither managed nor lists: how
             far a user's description is trusted beside the row's features, and random effects on the size of a funnel's
-            values.
+            values and on the payment of costs on conversion.
 
     Raises:
         InputError: for a repeated feature, a weight below 0, or a sensitivity without shared doses.
@@ -72,9 +73,9 @@ class DescribedTARNet(TARNet):
     :math:`S`, see :class:`~lightning_budget.models.heads.Sensitivity`.
 
     With ``user_history`` the network sees a user's n training rows: beside x it gets :math:`(n (A e_u + a) + x) /
-    (n + 1)` and log n; and a user's own conversions shift the logarithm of their size, see
-    :mod:`~lightning_budget.models.user_effects`. Those shifts are left out in training: they hold the outcomes of the
-    very rows that are fitted.
+    (n + 1)` and log n; and a user's own conversions shift the logarithm of their size and the logit of their payment,
+    see :mod:`~lightning_budget.models.user_effects`. Those shifts are left out in training: they hold the outcomes of
+    the very rows that are fitted.
 
     Raises:
         InputError: for data without dense features or one of the described, where those are named.
@@ -138,8 +139,8 @@ class DescribedTARNet(TARNet):
             raw["value"] = self._scaled(raw["value"], torch.cat((known, held), dim=1))
         if self.training:
             raw["description"] = (described - x).square().mean(dim=1)
-        elif self.user_history is not None and self._shows_effects and self.value_response.channels > 1:
-            raw["value"] = self._shifted(raw["value"], sparse)
+        elif self.user_history is not None and self._shows_effects:
+            raw = self._shifted(raw, sparse)
         return LearnerOutput(self.respond(raw), raw)
 
     def _with_history(self, x: Tensor, described: Tensor, sparse: Any) -> Tensor:
@@ -158,13 +159,19 @@ class DescribedTARNet(TARNet):
         first = raw[..., 0] + (self.sensitivity(x) - 1) * (level - level[0])
         return torch.cat((first.unsqueeze(2), raw[..., 1:]), dim=2)
 
-    def _shifted(self, raw: Tensor, sparse: Any) -> Tensor:
-        """``raw [N, K, C]`` with the users' own level and slope added to the logarithm of a conversion's size."""
+    def _shifted(self, raw: dict[str, Tensor], sparse: Any) -> dict[str, Tensor]:
+        """Raw outputs with the users' own effects on size and payment of a conversion."""
         assert self.user_history is not None
         assert self.sparse_arch is not None
-        level, slope = self.user_history(*self.sparse_arch.rows_of(self.user_history.feature, sparse)).split(1, dim=1)
-        log = raw[..., 1] + level + slope * self._doses(raw.device)
-        return torch.cat((raw[..., :1], log.unsqueeze(2), raw[..., 2:]), dim=2)
+        effects = self.user_history(*self.sparse_arch.rows_of(self.user_history.feature, sparse))
+        level, slope, payment = effects.split(1, dim=1)
+        value, cost = raw["value"], raw["cost"]
+        if self.value_response.channels > 1:
+            log = value[..., 1] + level + slope * self._doses(value.device)
+            value = torch.cat((value[..., :1], log.unsqueeze(2), value[..., 2:]), dim=2)
+        if self.cost_response.on_conversion:
+            cost = torch.cat((cost[..., :1] + payment.unsqueeze(2), cost[..., 1:]), dim=2)
+        return {**raw, "value": value, "cost": cost}
 
     def _doses(self, device: torch.device) -> Tensor:
         return torch.arange(self.num_treatments, device=device) / (self.num_treatments - 1)
@@ -176,9 +183,14 @@ class DescribedTARNet(TARNet):
         assert self.sparse_arch is not None
         raw, start = given(output.extra["value"], batch.treatment), self.value_start.of(batch.treatment)
         real = (batch.row >= 0).to(raw.dtype)
-        converted, excess = self.value_response.excess(raw, start, batch.value) or (torch.zeros_like(real),) * 2
+        none = torch.zeros_like(real)
+        converted, excess = self.value_response.excess(raw, start, batch.value) or (none, none)
+        dose = self._doses(raw.device)[batch.treatment]
+        raw, start = given(output.extra["cost"], batch.treatment), self.cost_start.of(batch.treatment)
+        paid, q = self.cost_response.paid(raw, start, batch.cost) or (none, none)
+        q = q.where(self.teaches_cost(batch), torch.nan)
         rows, _ = self.sparse_arch.rows_of(self.user_history.feature, batch.sparse)
-        self.user_history.observe(rows, real, converted, excess, self._doses(rows.device)[batch.treatment], epoch)
+        self.user_history.observe(rows, real, sums_of(converted, excess, dose, paid, q), epoch)
 
     def settle(self, whole: bool) -> dict[str, float]:
         return {} if self.user_history is None else self.user_history.settle(whole)

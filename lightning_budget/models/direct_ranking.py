@@ -76,6 +76,7 @@ class DirectRanking(TARNet):
 
     kind = RankingOptions
     may_be_wide: ClassVar[bool] = False
+    shares_conversions: ClassVar[bool] = False
 
     def __init__(self, schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any, options: Options) -> None:
         assert isinstance(options, RankingOptions)

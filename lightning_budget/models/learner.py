@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 
 from lightning_budget.errors import InputError
 from lightning_budget.models.backbones import Affine, dcn_v2, mlp
+from lightning_budget.models.chosen_heads import cost_head, value_head
 from lightning_budget.models.heads import DoseHeads, LinearHeads, TreatmentHeads
 from lightning_budget.models.links import cost_with_known, unknown_if_none
 from lightning_budget.models.options import Options
-from lightning_budget.models.responses import RESPONSES, Response, Start, guessed_conversion
+from lightning_budget.models.responses import Start, guessed_conversion
 from lightning_budget.prediction import ResponsePrediction
 from lightning_budget.schema import DataSchema
 
@@ -82,6 +82,8 @@ class Learner(nn.Module, ABC):
     """Whether heads may build each arm on the one before."""
     may_be_wide: ClassVar[bool] = True
     """Whether raw outputs may have a linear part that :meth:`raw` does not know."""
+    shares_conversions: ClassVar[bool] = True
+    """Whether the cost may hang on the value's probability of a conversion."""
 
     dense_mean: Tensor
     dense_std: Tensor
@@ -104,8 +106,9 @@ class Learner(nn.Module, ABC):
             self.register_buffer(f"{name}_conversion", share)
         self.register_buffer("known_cost", unknown_if_none(schema.known_cost))
         self.value_scale, self.cost_scale = statistics["value_scale"], statistics["cost_scale"]
-        self.value_response = _response("value", options.value_head, schema, statistics)
-        self.cost_response = _response("cost", options.cost_head, schema, statistics)
+        self.value_response = value_head(options.value_head, schema, statistics)
+        start = self.value_start if self.shares_conversions else None
+        self.cost_response = cost_head(options.cost_head, schema, statistics, self.value_response, start)
         if not self.ordered_heads and (self.value_response.ordered or self.cost_response.ordered):
             raise InputError(
                 f"model.value_head={options.value_head}, model.cost_head={options.cost_head} with a "
@@ -151,8 +154,12 @@ class Learner(nn.Module, ABC):
 
     @property
     def cost_start(self) -> Start:
-        """Where costs start."""
-        return Start(self.cost_mean, self.cost_conversion)
+        """Where costs start, of rows that converted where the cost is one of conversions."""
+        start = Start(self.cost_mean, self.cost_conversion)
+        if not self.cost_response.on_conversion:
+            return start
+        converted = torch.sigmoid(self._value_logit)
+        return Start(start.mean / converted, (start.conversion / converted).clamp_max(1))
 
     def backbone(self, in_features: int, linear: Affine = nn.Linear) -> nn.Sequential:
         """The trunk that the options choose, ``[N, in_features] → [N, trunk_hidden[-1]]``."""
@@ -198,7 +205,20 @@ class Learner(nn.Module, ABC):
         """Value and cost ``[N, K]`` of every treatment from raw outputs."""
         value = self.value_response(raw["value"], self.value_start)
         cost = self.cost_response(raw["cost"], self.cost_start)
+        if self.cost_response.on_conversion:
+            cost = cost * self.conversion(raw["value"])
         return ResponsePrediction(value, cost_with_known(cost, self.known_cost))
+
+    def conversion(self, raw: Tensor) -> Tensor:
+        """``[N, K]`` probability that the value is above 0, from its raw outputs, where they have a logit."""
+        return torch.sigmoid(raw[..., 0] + self._value_logit)
+
+    @property
+    def _value_logit(self) -> Tensor:
+        """``[K]``, of the conversion that a raw output of 0 predicts."""
+        logit = self.value_response.start_logit(self.value_start)
+        assert logit is not None
+        return logit
 
     def forward(self, dense: Tensor, sparse: Any) -> ResponsePrediction:
         """Value and cost ``[N, K]`` of every treatment."""
@@ -234,10 +254,15 @@ class Learner(nn.Module, ABC):
         )
 
     def cost_losses(self, batch: Observed, output: LearnerOutput) -> Tensor | None:
-        """As :meth:`value_losses`, of the cost: 0 where the arm's is known."""
+        """As :meth:`value_losses`, of the cost: 0 where the arm's is known, or hangs on a conversion that was none."""
         raw, start = given(output.extra["cost"], batch.treatment), self.cost_start.of(batch.treatment)
         losses = self.cost_response.losses(raw, start, batch.cost)
-        return None if losses is None else losses.where(self.known_cost[batch.treatment].isnan(), 0.0)
+        return None if losses is None else losses.where(self.teaches_cost(batch), 0.0)
+
+    def teaches_cost(self, batch: Observed) -> Tensor:
+        """``[n]``, whether a row says something of its arm's cost."""
+        learned = self.known_cost[batch.treatment].isnan()
+        return learned & (batch.value > 0) if self.cost_response.on_conversion else learned
 
     def feature_of(self, name: str) -> str | None:
         """The id feature whose table rows the leading axis of the state's entry ``name`` counts."""
@@ -257,25 +282,6 @@ class Learner(nn.Module, ABC):
 def given(raw: Tensor, treatment: Tensor) -> Tensor:
     """Raw outputs ``[n, C]`` of the arm given."""
     return raw.gather(1, treatment.view(-1, 1, 1).expand(-1, 1, raw.shape[2])).squeeze(1)
-
-
-def _response(outcome: str, name: str, schema: DataSchema, statistics: Mapping[str, Any]) -> Response:
-    kind = schema.value_kind if outcome == "value" else schema.cost_kind
-    if name == "auto":
-        least = statistics.get("value_min", 0.0) if outcome == "value" else 0.0
-        name = "plain" if kind == "binary" or least < 0 else "funnel"
-    response = RESPONSES[name](outcome, kind, statistics[f"{outcome}_scale"])
-    if response.ordered:
-        known = zip(schema.known_cost, statistics["cost_mean"], strict=True)
-        costs = [mean if cost is None else cost for cost, mean in known]
-        arms = ", ".join(f"{arm} {cost:g}" for arm, cost in zip(schema.treatments, costs, strict=True))
-        if any(b <= a for a, b in pairwise(costs)):
-            raise InputError(
-                f"model.{outcome}_head={name} on arms whose cost does not rise from each to the next: {arms}",
-                "arms in the order of their dose",
-                "order them by dose where they have one, or use the plain head",
-            )
-    return response
 
 
 def arguments(kind: type[Options]) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ class Options:
         backbone: of the trunk, one of :data:`~lightning_budget.models.backbones.BACKBONES`.
         cross_layers, cross_rank: of ``dcn_v2``; rank 0: full matrices.
         value_head, cost_head: from raw outputs to outcomes, see :data:`~lightning_budget.models.responses.RESPONSES`;
-            ``auto``: plain for an outcome that is binary or can be negative, else funnel.
+            ``auto``: plain for an outcome that is binary or can be negative, else funnel; of a cost that conversions
+            alone have, as the training split shows it, on_conversion.
         share_doses: R > 0: heads share one hidden layer, and their output weights are a polynomial of degree R in the
             dose, taken as ``j / (K − 1)``; 0: every arm has a head of its own.
         wide: raw outputs are also linear in the standardised dense features, beside the trunk and its heads
@@ -56,8 +57,10 @@ class Options:
         for name, least in (("cross_layers", 1), ("cross_rank", 0), ("share_doses", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"model.{name}={getattr(self, name)}", f"at least {least}", "raise it")
-        values = ("auto", *RESPONSES)
-        costs = tuple(name for name in values if name == "auto" or RESPONSES[name].for_cost)
+        values, costs = (
+            ("auto", *(name for name, head in RESPONSES.items() if outcome in head.outcomes))
+            for outcome in ("value", "cost")
+        )
         for name, allowed in (("backbone", BACKBONES), ("value_head", values), ("cost_head", costs)):
             if getattr(self, name) not in allowed:
                 raise InputError(

@@ -41,13 +41,14 @@ class Response:
         outcome: ``value`` or ``cost``; kind: of that outcome; scale: its units of one unit of raw output.
 
     Attributes:
-        channels: C raw outputs of each arm; for_cost: fits costs, too; ordered: takes it that the dose rises from each
-            arm to the next.
+        channels: C raw outputs of each arm; outcomes: what it fits; ordered: takes it that the dose rises from each arm
+            to the next; on_conversion: of rows whose value is above 0 alone.
     """
 
     channels = 1
-    for_cost = True
+    outcomes: tuple[str, ...] = ("value", "cost")
     ordered = False
+    on_conversion = False
 
     def __init__(self, outcome: str, kind: Outcome, scale: float) -> None:
         unbounded = "identity" if outcome == "value" else "positive"
@@ -71,6 +72,13 @@ class Response:
         """1 where ``observed [n]`` is above 0, and the logarithm of its size less the predicted one; ``None``: none.
 
         Arguments as of :meth:`losses`; the predicted logarithm is linear in the second channel.
+        """
+        return None
+
+    def paid(self, raw: Tensor, start: Start, observed: Tensor) -> tuple[Tensor, Tensor] | None:
+        """1 where ``observed [n]`` is above 0, and the probability of it after a conversion; ``None``: no such thing.
+
+        Arguments as of :meth:`losses`; the probability's logit is linear in the first channel.
         """
         return None
 
@@ -165,7 +173,7 @@ class ZILN(Funnel):
     """
 
     channels = 3
-    for_cost = False
+    outcomes = ("value",)
 
     def __call__(self, raw: Tensor, start: Start) -> Tensor:
         logit, mu, sigma = self.moments(raw, start)
@@ -187,7 +195,29 @@ class ZILN(Funnel):
         return F.binary_cross_entropy_with_logits(logit, bought, reduction="none") + bought * (normal + log)
 
 
-RESPONSES: dict[str, type[Response]] = {"plain": Response, "monotone": Monotone, "funnel": Funnel, "ziln": ZILN}
+class OnConversion(Funnel):
+    """A cost that conversions alone have: this is its mean where there was one, paid with a probability or not.
+
+    With the value's probability of a conversion P the cost is ``P_j · σ(raw_0j) · c_j``, so that value and cost of an
+    arm rise and fall together. The loss is that of :class:`Funnel` on the rows that converted.
+
+    Source: after FunnelCausalNet, arXiv:2608.11675.
+    """
+
+    outcomes = ("cost",)
+    on_conversion = True
+
+    def paid(self, raw: Tensor, start: Start, observed: Tensor) -> tuple[Tensor, Tensor]:
+        return (observed > 0).to(raw.dtype), torch.sigmoid(self.parts(raw, start)[0])
+
+
+RESPONSES: dict[str, type[Response]] = {
+    "plain": Response,
+    "monotone": Monotone,
+    "funnel": Funnel,
+    "ziln": ZILN,
+    "on_conversion": OnConversion,
+}
 """Every way from raw outputs to an outcome by the name that configs and checkpoints use."""
 
 

@@ -1,6 +1,6 @@
 r"""What a user's own conversions tell beyond his features: random effects, fitted without a gradient.
 
-The logarithm of the size of a conversion of user u under arm j is taken as
+**Size.** The logarithm of the size of a conversion of user u under arm j is taken as
 
 .. math:: \log y = f_j(x) + a_u + s_u d_j + \varepsilon, \qquad a_u \sim N(0, \kappa_a \sigma^2),\;
           s_u \sim N(0, \kappa_s \sigma^2),\; \varepsilon \sim N(0, \sigma^2), \qquad d_j = j / (K - 1)
@@ -9,7 +9,17 @@ with the learner's own :math:`f_j`. Sums over a user's rows are all it takes: th
 :math:`(a_u, s_u)` have a closed form, and both variance ratios are those of the highest marginal likelihood, so that
 effects that are not there come out as zero.
 
-Source: Laird, Ware 1982 (random effects); Robinson 1991, *That BLUP is a good thing*.
+**Payment.** Where conversions alone cost, and not all of them, the conversion i of user u is paid with probability
+
+.. math:: \sigma(\operatorname{logit} q_i + b_u), \qquad b_u \sim N(0, \kappa_b),
+
+with the learner's own :math:`q_i`. Of first order in :math:`b_u` the score :math:`s = \sum_i (paid_i - q_i)` is normal
+about :math:`b_u w` with variance :math:`w = \sum_i q_i (1 - q_i)`, so that :math:`b_u` has the posterior mean
+:math:`\kappa_b s / (1 + \kappa_b w)` and the marginal likelihood is in closed form again: one step of penalised
+quasi-likelihood.
+
+Sources: Laird, Ware 1982 (random effects); Robinson 1991, *That BLUP is a good thing*; Breslow, Clayton 1993 (penalised
+quasi-likelihood).
 """
 
 from __future__ import annotations
@@ -26,19 +36,53 @@ SAMPLE = 200_000
 """Users by whom the ratios are chosen."""
 CHUNK = 1 << 20
 
-SUMS = 6
-"""Of a user's conversions with excess e = log y − f and dose d: Σ 1, Σ d, Σ d², Σ e, Σ d e, Σ e²."""
+SIZE, SUMS = 6, 8
+"""Of a user's conversions: six sums of their sizes, then two of their payment; see :func:`sums_of`."""
+EFFECTS = 3
+"""Of a user: a, s and b."""
+
+
+def sums_of(converted: Tensor, excess: Tensor, dose: Tensor, paid: Tensor, q: Tensor) -> Tensor:
+    """What n rows add to the sums ``[n, 8]``: 1, d, d², e, d e and e² of conversions, paid − q and q (1 − q).
+
+    Args:
+        converted: 1 for conversions, else 0; excess: e = log y − f of those; dose: d; paid: 1 or 0; q: its probability,
+            NaN where there is nothing to learn of it. ``[n]`` each.
+    """
+    e, d = torch.where(converted > 0, excess, 0.0), dose
+    size = torch.stack((torch.ones_like(e), d, d**2, e, d * e, e**2), 1) * converted.unsqueeze(1)
+    payment = torch.stack((paid - q, q * (1 - q)), 1).nan_to_num(0.0)
+    return torch.cat((size, payment), 1)
 
 
 def fit_effects(sums: Tensor, effects: Tensor) -> dict[str, float]:
-    """Write the posterior means of a and s into ``effects [R, 2]``, from the users' ``sums [R, 6]``.
+    """Write the posterior means of a, s and b into ``effects [R, 3]``, from the users' ``sums [R, 8]``.
 
     Returns:
-        Standard deviations ``level`` and ``slope`` of the effects and ``noise`` of the rest; nothing, and nothing is
-        written, where conversions are too few.
+        Standard deviations ``level`` and ``slope`` of the effects on size and ``noise`` of the rest, and ``payment``
+        of that on payment; nothing, and nothing is written, of what there are too few conversions for.
     """
+    return _fit_size(sums[:, :SIZE], effects[:, :2]) | _fit_payment(sums[:, SIZE:], effects[:, 2])
+
+
+def _fit_payment(sums: Tensor, effects: Tensor) -> dict[str, float]:
+    users = (sums[:, 1] > 0).nonzero().squeeze(1)
+    if not len(users):
+        return {}
+    score, information = sums[users[:: -(-len(users) // SAMPLE)]].double().unbind(1)
+
+    def likelihood(variance: float) -> float:
+        return float((variance * score**2 / (1 + variance * information) - torch.log1p(variance * information)).sum())
+
+    variance = max(RATIOS, key=likelihood)
+    for part, written in zip(sums.split(CHUNK), effects.split(CHUNK), strict=True):
+        written.copy_(variance * part[:, 0] / (1 + variance * part[:, 1]))
+    return {"payment": variance**0.5}
+
+
+def _fit_size(sums: Tensor, effects: Tensor) -> dict[str, float]:
     whole = torch.stack([part.sum(0, dtype=torch.float64) for part in sums.split(CHUNK)]).sum(0)
-    if not whole[0] > SUMS:
+    if not whole[0] > SIZE:
         return {}
     centre = whole[3] / whole[0]
     users = (sums[:, 0] > 0).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""What training has seen of each user: how many rows, and how large his conversions were beside the predicted ones."""
+"""What training has seen of each user: how many rows, and his conversions' sizes and payments beside the predicted."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_budget.models.everywhere import everywhere
-from lightning_budget.models.user_effects import CHUNK, SUMS, fit_effects
+from lightning_budget.models.user_effects import CHUNK, EFFECTS, SUMS, fit_effects
 from lightning_budget.schema import UNKNOWN
 
 
 class UserHistory(nn.Module):
     """Rows and random effects of each user, and the sums that the next ones are made of.
 
-    On every process alike, 12 bytes a user, and 28 more in training; what is summed is no part of the state dictionary.
+    On every process alike, 16 bytes a user, and 36 more in training; what is summed is no part of the state dictionary.
 
     Args:
         rows: R table rows of the users' id feature; row ``UNKNOWN`` has no history.
         feature: name of that feature.
 
     Attributes:
-        counts: ``[R]``, training rows of the epoch settled last; effects: ``[R, 2]``, see
+        counts: ``[R]``, training rows of the epoch settled last; effects: ``[R, 3]``, see
             :mod:`lightning_budget.models.user_effects`.
-        running, sums: ``[R]`` rows and ``[R, 6]`` sums of the effects, of an epoch that is not settled whole; epoch:
+        running, sums: ``[R]`` rows and ``[R, 8]`` sums of the effects, of an epoch that is not settled whole; epoch:
             which.
     """
 
@@ -39,7 +39,7 @@ class UserHistory(nn.Module):
         super().__init__()
         self.feature = feature
         self.register_buffer("counts", torch.zeros(rows))
-        self.register_buffer("effects", torch.zeros(rows, 2))
+        self.register_buffer("effects", torch.zeros(rows, EFFECTS))
         self.epoch = -1
 
     def seen(self, values: Tensor, offsets: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class UserHistory(nn.Module):
         return known.squeeze(1)
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """``[N, 2]`` effects of users, given as to :meth:`seen`; 0 without an id."""
+        """``[N, 3]`` effects of users, given as to :meth:`seen`; 0 without an id."""
         return self._of(self.effects, values, offsets)
 
     def _of(self, table: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
@@ -61,14 +61,14 @@ class UserHistory(nn.Module):
         return F.embedding_bag(rows, table, offsets, mode="mean", include_last_offset=True)
 
     @torch.no_grad()
-    def observe(self, rows: Tensor, real: Tensor, converted: Tensor, excess: Tensor, dose: Tensor, epoch: int) -> None:
-        """Add training rows of all processes to the sums, ``[n]`` each; another epoch's are forgotten first.
+    def observe(self, rows: Tensor, real: Tensor, sums: Tensor, epoch: int) -> None:
+        """Add training rows of all processes to the sums; another epoch's are forgotten first.
 
         A collective operation where there are several processes.
 
         Args:
-            rows: of the users; real: 1, or 0 for filling; converted: 1 for conversions, else 0; excess: of those,
-                logarithm of the size less the predicted one; dose: d; epoch: theirs.
+            rows: ``[n]`` of the users; real: ``[n]`` 1, or 0 for filling; sums: ``[n, 8]``, what each row adds, see
+                :func:`~lightning_budget.models.user_effects.sums_of`; epoch: theirs.
         """
         if self.running is None or self.sums is None:
             self.running, self.sums = torch.zeros_like(self.counts), self.counts.new_zeros(len(self.counts), SUMS)
@@ -76,13 +76,11 @@ class UserHistory(nn.Module):
             self.running.zero_()
             self.sums.zero_()
         self.epoch = epoch
-        mine = [x.double() for x in (rows, real, converted, torch.where(converted > 0, excess, 0.0), dose)]
-        rows, real, converted, e, d = everywhere(mine)
+        rows, real, *columns = everywhere([x.double() for x in (rows, real, *sums.unbind(1))])
         real = real * (rows != UNKNOWN)
-        one = torch.ones_like(e)
-        columns = torch.stack((one, d, d**2, e, d * e, e**2), 1) * (real * converted).unsqueeze(1)
+        added = torch.stack(columns, 1) * real.unsqueeze(1)
         self.running.index_add_(0, rows.long(), real.to(self.running.dtype))
-        self.sums.index_add_(0, rows.long(), columns.to(self.sums.dtype))
+        self.sums.index_add_(0, rows.long(), added.to(self.sums.dtype))
 
     @torch.no_grad()
     def settle(self, whole: bool) -> dict[str, float]:

@@ -143,7 +143,7 @@ def _table(name: str) -> str | None:
 
 def _merge(old: DataStatistics, new: DataStatistics, arms: Kept) -> DataStatistics:
     by_arm = {}
-    for name in ("value_mean", "cost_mean", "value_conversion", "cost_conversion"):
+    for name in ("value_mean", "cost_mean", "value_conversion", "cost_conversion", "unconverted_cost"):
         values = list(getattr(new, name))
         if not (values and getattr(old, name)):  # not counted
             by_arm[name] = ()

@@ -15,6 +15,7 @@ SIZES: dict[str, Any] = {"embedding_dim": 3, "dense_hidden": [6], "trunk_hidden"
 HEADS: list[dict[str, Any]] = [
     {"backbone": "dcn_v2", "cross_rank": 2},
     {"value_head": "funnel", "cost_head": "funnel"},
+    {"value_head": "funnel", "cost_head": "on_conversion"},
     {"value_head": "ziln", "backbone": "dcn_v2"},
     {"value_head": "monotone", "cost_head": "monotone"},
     {"share_doses": 2},
@@ -25,7 +26,7 @@ HEADS: list[dict[str, Any]] = [
 REFUSED = {
     "s_learner": {"share_doses"},
     "t_learner": {"share_doses"},
-    "descn": {"value_head=monotone", "wide"},
+    "descn": {"value_head=monotone", "cost_head=on_conversion", "wide"},
     "direct_ranking": {"value_head", "wide"},
 }
 CASES = [(name, {}) for name in MODELS] + [
@@ -34,7 +35,13 @@ CASES = [(name, {}) for name in MODELS] + [
     for options in HEADS
     if not REFUSED.get(name, set()) & {*options, *(f"{k}={v}" for k, v in options.items())}
 ]
-OWN = {"value_head": "funnel", "share_doses": 1, "sensitivity": True, "user_history": True}
+OWN = {
+    "value_head": "funnel",
+    "cost_head": "on_conversion",
+    "share_doses": 1,
+    "sensitivity": True,
+    "user_history": True,
+}
 CASES.append(("described_tarnet", OWN))
 IDS = ["-".join([name, *map(str, options.values())]) for name, options in CASES]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.models.learner import Learner
 from lightning_budget.models.learners import complete_config, model_config, model_options
 from lightning_budget.models.registry import MODELS, build_model
-from lightning_budget.models.responses import Funnel, Response
+from lightning_budget.models.responses import Funnel, OnConversion, Response
 from lightning_budget.serving import ServingModel, export_program
 from lightning_budget.training.export import load_model
 from lightning_budget.training.resize import resize_checkpoint
@@ -132,6 +133,12 @@ def test_a_config_and_its_learner_tell_each_other(name: str, options: dict[str, 
         ({"name": "dragonnet", "targeted_weight": -1.0}, "model.targeted_weight=-1; allowed: a number of at least 0"),
         ({"name": "descn", "cost_head": "monotone"}, "model.cost_head=monotone with a DESCN"),
         ({"name": "descn", "wide": True}, "model.wide=true with a DESCN"),
+        ({"name": "tarnet", "value_head": "on_conversion"}, "model.value_head='on_conversion'; allowed: auto, plain"),
+        ({"name": "tarnet", "cost_head": "on_conversion"}, "model.cost_head=on_conversion without a probability of"),
+        (
+            {"name": "descn", "value_head": "funnel", "cost_head": "on_conversion"},
+            "model.cost_head=on_conversion without a probability of",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(config: dict[str, Any], message: str) -> None:
@@ -149,6 +156,55 @@ def test_auto_heads_are_what_the_outcomes_need() -> None:
     statistics = replace(random_statistics(), value_min=-0.5)
     model = build_model({"name": "tarnet", **SIZES, **heads}, random_schema(), statistics)
     assert type(model.value_response) is Response
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shares", "known", "kind"),
+    [
+        ("tarnet", "auto", (0.0, 0.0, 1e-3), (None,) * 3, OnConversion),
+        ("tarnet", "plain", (0.0, 0.0, 0.0), (None,) * 3, Funnel),
+        ("tarnet", "monotone", (0.0, 0.0, 0.0), (None,) * 3, Funnel),
+        ("descn", "auto", (0.0, 0.0, 0.0), (None,) * 3, Funnel),
+        ("tarnet", "ziln", (0.0, 0.0, 0.01), (None,) * 3, Funnel),
+        ("tarnet", "ziln", (0.0, 0.0, 0.01), (0.0, None, 0.5), OnConversion),
+        ("tarnet", "auto", (), (None,) * 3, Funnel),
+    ],
+)
+def test_auto_takes_a_cost_to_be_one_of_conversions_where_others_have_hardly_any(
+    name: str, value: str, shares: tuple[float, ...], known: tuple[float | None, ...], kind: type
+) -> None:
+    config = {"name": name, **SIZES, "value_head": value, "cost_head": "auto"}
+    statistics = replace(random_statistics(), unconverted_cost=shares)
+    model = build_model(config, random_schema(known_cost=known), statistics)
+    assert type(model.cost_response) is kind
+
+
+@pytest.mark.parametrize("value", ["funnel", "ziln", "plain"])
+def test_a_cost_on_conversion_is_the_value_s_conversion_times_what_it_costs_then(value: str) -> None:
+    schema = {"value_kind": "binary"} if value == "plain" else {}
+    model = build("tarnet", schema=schema, value_head=value, cost_head="on_conversion")
+    batch = trial(40)
+    batch.value[::3] = 0
+    if value == "plain":
+        batch.value.copy_(batch.value > 0)
+    torch.testing.assert_close(model(batch.dense, batch.sparse).cost, model.cost_mean.expand(40, 3))
+    output = shaken(model).outputs(batch.dense, batch.sparse)
+    raw = {name: x.detach() for name, x in output.extra.items()}
+    logit, log = model.cost_response.parts(raw["cost"], model.cost_start)  # type: ignore[attr-defined]
+    then = model.cost_scale * torch.sigmoid(logit) * log.exp()
+    if value == "plain":
+        converted = output.prediction.value
+    else:
+        converted = torch.sigmoid(raw["value"][..., 0] + model.value_conversion.logit())
+    torch.testing.assert_close(output.prediction.cost, converted * then)
+    losses = model.cost_losses(batch, output)
+    assert losses is not None
+    assert not losses[batch.value == 0].any()
+    i = int(batch.value.nonzero()[0])
+    arm, y = int(batch.treatment[i]), float(batch.cost[i])
+    size = y / float(model.cost_scale * log[i, arm].exp())
+    wanted = -float(torch.nn.functional.logsigmoid(logit[i, arm])) + size - math.log(size) - 1
+    assert float(losses[i].detach()) == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("degree", [0, 2])

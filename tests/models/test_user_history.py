@@ -12,6 +12,7 @@ from scipy.stats import multivariate_normal
 from lightning_budget.models import user_effects
 from lightning_budget.models.described import DescribedTARNet
 from lightning_budget.models.embeddings import SparseEncoder
+from lightning_budget.models.user_effects import sums_of
 from lightning_budget.models.user_history import UserHistory
 
 
@@ -26,7 +27,9 @@ def observed(users: int, rows: int, level: float, slope: float, seed: int) -> tu
 
 
 def add(module: UserHistory, rows: torch.Tensor, *others: torch.Tensor, epoch: int) -> None:
-    module.observe(rows, torch.ones(len(rows)), *others, epoch=epoch)
+    """Conversion, excess and dose of each row; payments only where they are given, too."""
+    paid, q = others[3:] or (torch.zeros(len(rows)),) * 2
+    module.observe(rows, torch.ones(len(rows)), sums_of(*others[:3], paid, q), epoch=epoch)
 
 
 def fitted(users: int, *rows: torch.Tensor) -> tuple[UserHistory, dict[str, float]]:
@@ -55,7 +58,7 @@ def test_effects_and_ratios_are_those_of_the_dense_normal_model(seed: int, monke
                 w = np.linalg.solve(v, excess)
                 effects = [(a * w[user == u].sum(), s * (w * dose)[user == u].sum()) for u in range(9)]
                 best = (likelihood, np.array(effects), noise)
-    np.testing.assert_allclose(module.effects.numpy(), best[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(module.effects[:, :2].numpy(), best[1], rtol=1e-4, atol=1e-5)
     assert found["noise"] == pytest.approx(best[2] ** 0.5, rel=1e-5)
 
 
@@ -70,6 +73,51 @@ def test_it_finds_the_effects_that_are_there_and_none_where_there_are_none() -> 
     none, found = fitted(400, *observed(400, 40_000, 0.0, 0.0, 2)[:4])
     assert none.effects.abs().max() < 0.1
     assert max(found["level"], found["slope"]) < 0.05
+
+
+def payments(users: int, rows: int, spread: float, seed: int) -> tuple[torch.Tensor, ...]:
+    """User (1, 2, …), conversion, excess, dose, payment and its probability for the average user; then true effects."""
+    g = torch.Generator().manual_seed(seed)
+    user, q = torch.randint(1, users, (rows,), generator=g), 0.2 + 0.6 * torch.rand(rows, generator=g)
+    effect = spread * torch.randn(users, generator=g)
+    paid = (torch.rand(rows, generator=g) < torch.sigmoid(q.logit() + effect[user])).float()
+    none = torch.zeros(rows)
+    return user, none, none, none, paid, q, effect
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_effects_on_payment_are_those_of_the_linearised_likelihood(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    variances = (0.0, 0.1, 0.4, 1.6)
+    monkeypatch.setattr(user_effects, "RATIOS", variances)
+    *rows, _ = payments(9, 300, 0.7, seed)
+    rows[5][::4] = torch.nan  # nothing to learn of it
+    module, found = fitted(9, *rows)
+    likelihood, effects = dict.fromkeys(variances, 0.0), {v: [0.0] for v in variances}
+    for u in range(1, 9):
+        paid, q = (x[(rows[0] == u) & ~rows[5].isnan()].double().numpy() for x in (rows[4], rows[5]))
+        information = (q * (1 - q)).sum()
+        estimate = (paid - q).sum() / information
+        for v in variances:
+            # The estimate of a logit of variance v with the error variance that Bernoulli draws leave.
+            likelihood[v] += multivariate_normal(0, v + 1 / information).logpdf(estimate)
+            effects[v].append(v / (v + 1 / information) * estimate)
+    best = max(variances, key=lambda v: likelihood[v])
+    assert best > 0
+    assert found["payment"] == pytest.approx(best**0.5)
+    np.testing.assert_allclose(module.effects[:, 2].numpy(), effects[best], rtol=1e-4, atol=1e-5)
+    assert not module.effects[:, :2].any()
+
+
+def test_it_finds_who_pays_more_often_and_nobody_where_all_are_alike() -> None:
+    *rows, true = payments(400, 20_000, 0.8, 1)
+    module, found = fitted(400, *rows)
+    assert 0.8 / 1.5 < found["payment"] < 0.8 * 1.5
+    assert np.corrcoef(module.effects[1:, 2], true[1:])[0, 1] > 0.9
+    # Shrunken as they should be: what they say of a user is neither more nor less than is there.
+    assert 0.85 < np.polyfit(module.effects[1:, 2], true[1:], 1)[0] < 1.25
+    alike, found = fitted(400, *payments(400, 20_000, 0.0, 2)[:6])
+    assert found["payment"] < 0.1
+    assert alike.effects[:, 2].abs().max() < 0.1
 
 
 def test_rows_count_once_whatever_their_order_and_those_of_an_epoch_alone() -> None:
@@ -95,7 +143,8 @@ def test_unknown_users_and_users_without_conversions_have_no_effects() -> None:
     rows[0][::3], rows[1][rows[0] == 7] = 0, 0.0
     module, _ = fitted(30, *rows)
     assert not module.effects[[0, 7]].any()
-    assert module.effects[1:7].all()
+    assert module.effects[1:7, :2].all()
+    assert not module.effects[:, 2].any()
     values, offsets = torch.tensor([3, 0, 7, 31]), torch.tensor([0, 1, 2, 3, 3, 4])
     found = module(values, offsets)
     torch.testing.assert_close(found[0], module.effects[3])
@@ -132,13 +181,51 @@ def test_predictions_shift_by_the_effects_but_not_in_training() -> None:
     model.user_history.effects.normal_()
     after = model(batch.dense, batch.sparse)
     effects = model.user_history.effects[user]
-    shift = effects[:, :1] + effects[:, 1:] * torch.tensor([0.0, 0.5, 1.0])
+    shift = effects[:, :1] + effects[:, 1:2] * torch.tensor([0.0, 0.5, 1.0])
     torch.testing.assert_close(after.value, before.value * shift.exp())
     torch.testing.assert_close(after.cost, before.cost)
     with model.as_in_training():
         torch.testing.assert_close(model(batch.dense, batch.sparse).value, before.value)
     torch.testing.assert_close(model(batch.dense, batch.sparse).value, after.value)
     torch.testing.assert_close(model.train()(batch.dense, batch.sparse).value, before.value)
+
+
+def test_costs_on_conversion_shift_by_their_payment_but_not_in_training() -> None:
+    model, batch = learner(cost_head="on_conversion"), trial(12)
+    assert model.user_history is not None
+    assert batch.sparse is not None
+    raw = model.eval().outputs(batch.dense, batch.sparse).extra
+    logit, log = model.cost_response.parts(raw["cost"], model.cost_start)  # type: ignore[attr-defined]
+    conversion = model.conversion(raw["value"])
+    effect = torch.randn(len(model.user_history.effects))
+    model.user_history.effects[:, 2] = effect
+    own = effect[batch.sparse["user_id"].values()].unsqueeze(1)
+    expected = conversion * torch.sigmoid(logit + own) * model.cost_scale * log.exp()
+    after = model(batch.dense, batch.sparse)
+    torch.testing.assert_close(after.cost, expected)
+    torch.testing.assert_close(after.value, model.respond(raw).value)
+    with model.as_in_training():
+        torch.testing.assert_close(model(batch.dense, batch.sparse).cost, model.respond(raw).cost)
+
+
+def test_it_observes_payments_of_conversions_whose_cost_is_learned() -> None:
+    model, batch = learner(cost_head="on_conversion").train(), trial(40)
+    model.known_cost[0] = 0.0
+    assert model.user_history is not None
+    assert batch.sparse is not None
+    batch.value[::2], batch.cost[::3] = 0, 0
+    output = model.outputs(batch.dense, batch.sparse)
+    model.observe(batch, output, 0)
+    assert model.user_history.sums is not None
+    logit, _ = model.cost_response.parts(output.extra["cost"].detach(), model.cost_start)  # type: ignore[attr-defined]
+    expected = torch.zeros(len(model.user_history.sums), 2)
+    for i, user in enumerate(batch.sparse["user_id"].values().tolist()):
+        arm = int(batch.treatment[i])
+        if user > 0 and batch.value[i] > 0 and arm > 0:
+            q = float(torch.sigmoid(logit[i, arm]))
+            expected[user] += torch.tensor([float(batch.cost[i] > 0) - q, q * (1 - q)])
+    assert expected.any()
+    torch.testing.assert_close(model.user_history.sums[:, 6:], expected)
 
 
 def test_it_observes_the_excess_of_rows_that_converted() -> None:
@@ -161,7 +248,8 @@ def test_it_observes_the_excess_of_rows_that_converted() -> None:
             if batch.value[i] > 0:
                 e, d = float((batch.value[i] / model.value_scale).log() - log[i].detach()), batch.treatment[i] / 2
                 expected[user, :6] += torch.tensor([1, d, d * d, e, d * e, e * e])
-    torch.testing.assert_close(torch.cat((sums, running.unsqueeze(1)), 1), expected)
+    torch.testing.assert_close(torch.cat((sums[:, :6], running.unsqueeze(1)), 1), expected)
+    assert not sums[:, 6:].any()  # a cost that is no matter of conversions
     model.settle(True)
     assert torch.equal(model.user_history.counts, expected[:, 6])
 
@@ -188,10 +276,10 @@ def test_in_a_first_epoch_rows_count_as_they_come() -> None:
     module, ones = UserHistory(5, "user_id"), torch.ones(3)
     users, offsets = torch.arange(5), torch.arange(6)
     for n in (1, 2):
-        module.observe(torch.tensor([1, 1, 0]), ones, 0 * ones, 0 * ones, ones, epoch=0)
+        module.observe(torch.tensor([1, 1, 0]), ones, torch.zeros(3, 8), epoch=0)
         assert module.seen(users, offsets).tolist() == [0, 2 * n, 0, 0, 0]
     module.settle(False)
-    module.observe(torch.tensor([2, 1, 3]), torch.tensor([1.0, 1.0, 0.0]), 0 * ones, 0 * ones, ones, epoch=1)
+    module.observe(torch.tensor([2, 1, 3]), torch.tensor([1.0, 1.0, 0.0]), torch.zeros(3, 8), epoch=1)
     for _ in range(2):
         assert module.seen(users, offsets).tolist() == [0, 4, 1, 0, 0]
         module.settle(False)  # fewer rows than the epoch before: that of an epoch's middle

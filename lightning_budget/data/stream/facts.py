@@ -27,8 +27,8 @@ class PieceFacts:
         moments: ``[D, 3]`` of each dense column: Σ w, mean, and Σ w (x − mean)² where it has
             a number.
         missing: ``[D]`` Σ w where it has none.
-        arms: ``[K, 6]`` rows, Σ w, Σ w · value, Σ w · cost, Σ w · 1[value > 0] and Σ w · 1[cost > 0] of those given
-            each arm.
+        arms: ``[K, 7]`` rows, Σ w, Σ w · value, Σ w · cost, Σ w · 1[value > 0], Σ w · 1[cost > 0] and
+            Σ w · cost · 1[value ≤ 0] of those given each arm.
         squares: ``[2]`` Σ w · value², Σ w · cost².
         value_min: least value of a training row, ∞ where there is none.
         strata: ``[K]`` Σ w of those given each arm, by stratum, where propensities are estimated.
@@ -61,7 +61,8 @@ def facts_of(file: File, columns: TableColumns, part: NDArray[np.int8]) -> Piece
     train = part == 0
     w = train.astype(np.float64) if given is None else np.where(train, given, 0).astype(np.float64)
     k = len(columns.arms)
-    columns_of_rows = (train.astype(np.float64), w, w * value, w * cost, w * (value > 0), w * (cost > 0))
+    above = w * (value > 0), w * (cost > 0), w * cost * (value <= 0)
+    columns_of_rows = (train.astype(np.float64), w, w * value, w * cost, *above)
     dense = [_moments(file, name, columns, w) for name in columns.dense]
     return PieceFacts(
         rows=tuple(np.bincount(part[part >= 0], minlength=len(SPLITS)).tolist()),

@@ -53,7 +53,7 @@ def learned_statistics(facts: PieceFacts, columns: TableColumns, schema: DataSch
     Raises:
         InputError: if a treatment has no training row, or none that counts.
     """
-    counts, weight, value, cost, value_above, cost_above = facts.arms.T
+    counts, weight, value, cost, value_above, cost_above, unconverted = facts.arms.T
     for arm, rows, there in zip(schema.treatments, counts.tolist(), weight.tolist(), strict=True):
         if not there > 0:
             raise InputError(
@@ -73,6 +73,7 @@ def learned_statistics(facts: PieceFacts, columns: TableColumns, schema: DataSch
         cost_mean=tuple((cost / weight).tolist()),
         value_conversion=tuple((value_above / weight).tolist()),
         cost_conversion=tuple((cost_above / weight).tolist()),
+        unconverted_cost=tuple((unconverted / np.where(cost > 0, cost, 1)).tolist()),
         value_scale=value_scale if schema.value_kind == "continuous" and value_scale > FLOOR else 1.0,
         cost_scale=cost_scale if schema.cost_kind == "continuous" and cost_scale > FLOOR else 1.0,
         weight_mean=float(total / counts.sum()),

@@ -23,7 +23,7 @@ from lightning_budget.statistics import DataStatistics
 from lightning_budget.table import IdList, RCTTable
 from lightning_budget.trial.rows import RowKind, Rows
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

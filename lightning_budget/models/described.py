@@ -14,8 +14,9 @@ from lightning_budget.errors import InputError
 from lightning_budget.models.heads import Sensitivity
 from lightning_budget.models.learner import LearnerOutput, Observed, given
 from lightning_budget.models.options import Options, refuse_negative
+from lightning_budget.models.responses import OnConversion
 from lightning_budget.models.tarnet import TARNet
-from lightning_budget.models.user_effects import sums_of
+from lightning_budget.models.user_effects import payment_shift, sums_of
 from lightning_budget.models.user_history import UserHistory
 from lightning_budget.schema import DataSchema, SparseFeature
 
@@ -169,8 +170,10 @@ class DescribedTARNet(TARNet):
         if self.value_response.channels > 1:
             log = value[..., 1] + level + slope * self._doses(value.device)
             value = torch.cat((value[..., :1], log.unsqueeze(2), value[..., 2:]), dim=2)
-        if self.cost_response.on_conversion:
-            cost = torch.cat((cost[..., :1] + payment.unsqueeze(2), cost[..., 1:]), dim=2)
+        if isinstance(self.cost_response, OnConversion):
+            logit, _ = self.cost_response.parts(cost, self.cost_start)
+            shift = payment_shift(payment, torch.sigmoid(logit))
+            cost = torch.cat((cost[..., :1] + shift.unsqueeze(2), cost[..., 1:]), dim=2)
         return {**raw, "value": value, "cost": cost}
 
     def _doses(self, device: torch.device) -> Tensor:

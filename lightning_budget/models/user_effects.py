@@ -16,7 +16,9 @@ effects that are not there come out as zero.
 with the learner's own :math:`q_i`. Of first order in :math:`b_u` the score :math:`s = \sum_i (paid_i - q_i)` is normal
 about :math:`b_u w` with variance :math:`w = \sum_i q_i (1 - q_i)`, so that :math:`b_u` has the posterior mean
 :math:`\kappa_b s / (1 + \kappa_b w)` and the marginal likelihood is in closed form again: one step of penalised
-quasi-likelihood.
+quasi-likelihood. A shift of the logit by :math:`b_u` would draw probabilities towards ½, and total cost with them, so
+what is added is :math:`b_u + (q - ½) b_u^2`: of second order the probability becomes :math:`q + q (1 - q) b_u`, which
+keeps its mean.
 
 Sources: Laird, Ware 1982 (random effects); Robinson 1991, *That BLUP is a good thing*; Breslow, Clayton 1993 (penalised
 quasi-likelihood).
@@ -53,6 +55,11 @@ def sums_of(converted: Tensor, excess: Tensor, dose: Tensor, paid: Tensor, q: Te
     size = torch.stack((torch.ones_like(e), d, d**2, e, d * e, e**2), 1) * converted.unsqueeze(1)
     payment = torch.stack((paid - q, q * (1 - q)), 1).nan_to_num(0.0)
     return torch.cat((size, payment), 1)
+
+
+def payment_shift(effect: Tensor, q: Tensor) -> Tensor:
+    """What ``effect`` b adds to the logit of probabilities ``q``."""
+    return effect + (q - 0.5) * effect.square()
 
 
 def fit_effects(sums: Tensor, effects: Tensor) -> dict[str, float]:

@@ -120,6 +120,17 @@ def test_it_finds_who_pays_more_often_and_nobody_where_all_are_alike() -> None:
     assert alike.effects[:, 2].abs().max() < 0.1
 
 
+def test_effects_on_payment_keep_the_mean_of_payments() -> None:
+    q, effect = torch.linspace(0.05, 0.95, 19).unsqueeze(1), 0.6 * torch.randn(40_000)
+    effect = effect - effect.mean()
+    off = {
+        name: (torch.sigmoid(q.logit() + added).mean(1) - q.squeeze(1)).abs().max()
+        for name, added in (("ours", user_effects.payment_shift(effect, q)), ("plain", effect))
+    }
+    assert off["plain"] > 0.01
+    assert off["ours"] < 0.004
+
+
 def test_rows_count_once_whatever_their_order_and_those_of_an_epoch_alone() -> None:
     *rows, _ = observed(30, 900, 0.3, 0.4, 3)
     module, _ = fitted(30, *rows)
@@ -200,7 +211,8 @@ def test_costs_on_conversion_shift_by_their_payment_but_not_in_training() -> Non
     effect = torch.randn(len(model.user_history.effects))
     model.user_history.effects[:, 2] = effect
     own = effect[batch.sparse["user_id"].values()].unsqueeze(1)
-    expected = conversion * torch.sigmoid(logit + own) * model.cost_scale * log.exp()
+    q = torch.sigmoid(logit)
+    expected = conversion * torch.sigmoid(logit + own + (q - 0.5) * own**2) * model.cost_scale * log.exp()
     after = model(batch.dense, batch.sparse)
     torch.testing.assert_close(after.cost, expected)
     torch.testing.assert_close(after.value, model.respond(raw).value)

@@ -231,6 +231,7 @@ class PlanConfig:
     precision: str = "fp32"
     optimizer: str = "rowwise_adagrad"
     dense_parameters: float = 1e6
+    user_history: bool = False
     batch_size: int = 65536
     ranks: int = 8
     ranks_per_node: int = 8

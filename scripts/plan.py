@@ -80,6 +80,7 @@ def job_of(cfg: DictConfig) -> Job:
         optimizer=cfg.optimizer,
         precision=cfg.precision,
         dense_parameters=whole("dense_parameters", cfg.dense_parameters),
+        user_history=cfg.user_history,
         sharding=list(cfg.sharding),
         kernels=list(cfg.kernels),
         cache_load_factor=cfg.cache_load_factor,

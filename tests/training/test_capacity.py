@@ -27,6 +27,8 @@ from torchrec.distributed.planner.types import Storage
 from training_runs import ROOT, run, start
 
 from lightning_budget.errors import InputError
+from lightning_budget.models.user_effects import SUMS
+from lightning_budget.models.user_history import UserHistory
 from lightning_budget.plots import bytes_per_rank, new_figure
 from lightning_budget.training.capacity import Job, Machine, Table, plan, row_wise_bytes
 from lightning_budget.training.capacity.description import GIB, size
@@ -162,6 +164,23 @@ def test_fp16_halves_rows_and_not_state_or_outputs() -> None:
     for a, b in zip(wide.shards, narrow.shards, strict=True):
         assert 2 * b.weights.hbm == a.weights.hbm
         assert (b.state, b.buffers) == (a.state, a.buffers)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_every_rank_has_the_whole_history_of_users(device: str) -> None:
+    machine, job = Machine(4, device=device), users(10**6, kernels=["fused"])
+    without, kept = plan(machine, job), plan(machine, replace(job, user_history=True))
+    history = UserHistory(10**6, "user_id")
+    history.observe(torch.ones(1, dtype=torch.int64), torch.ones(1), torch.zeros(1, SUMS), epoch=0)
+    assert history.running is not None
+    assert history.sums is not None
+    held = [history.counts, history.effects, history.running, history.sums]
+    assert kept.history == sum(x.nbytes for x in held)
+    assert without.history == 0
+    a, b = (p.memory()["total"] for p in (without, kept))
+    assert (b.hbm - a.hbm, b.ddr - a.ddr) == ((kept.history, 0) if device == "cuda" else (0, kept.history))
+    with pytest.raises(InputError, match="user_history=true without a table 'user_id'"):
+        Job([Table("city", 100, 16)], user_history=True)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

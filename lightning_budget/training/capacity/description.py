@@ -17,6 +17,8 @@ from lightning_budget.errors import InputError
 from lightning_budget.training.optimizers import EMBEDDING_OPTIMIZERS
 
 GIB = 1 << 30
+USERS = "user_id"
+"""The table of the users."""
 PRECISIONS = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 BYTES = {"fp32": 4, "fp16": 2}
 SHARDING = ("row_wise", "table_wise")
@@ -145,6 +147,7 @@ class Job:
         optimizer: name in :data:`~lightning_budget.training.optimizers.EMBEDDING_OPTIMIZERS`.
         precision: of the tables, ``fp32`` or ``fp16``; optimizer state and what is exchanged stay fp32.
         dense_parameters: P, weights outside the tables, a copy on every rank.
+        user_history: whether every rank keeps a history of each row of the table :data:`USERS`.
         sharding, kernels: what the planner may choose from; kernels that the device lacks are passed over.
         cache_load_factor: share of a table's rows that ``fused_uvm_caching`` keeps on the device.
     """
@@ -154,6 +157,7 @@ class Job:
     optimizer: str = "rowwise_adagrad"
     precision: str = "fp32"
     dense_parameters: int = 1_000_000
+    user_history: bool = False
     sharding: Sequence[str] = SHARDING
     kernels: Sequence[str] = KERNELS["cuda"]
     cache_load_factor: float = 0.2
@@ -172,6 +176,12 @@ class Job:
         )
         require(self.precision in PRECISIONS, f"precision={self.precision!r}", ", ".join(PRECISIONS), "precision=fp32")
         require(self.dense_parameters >= 0, f"dense_parameters={self.dense_parameters}", "at least 0", "0 leaves out")
+        require(
+            not self.user_history or USERS in names,
+            f"user_history=true without a table {USERS!r}",
+            "a table of that name",
+            "give users=1e9, or user_history=false",
+        )
         for key, allowed in (("sharding", SHARDING), ("kernels", KERNELS["cuda"])):
             given = list(getattr(self, key))
             require(

@@ -17,7 +17,8 @@ from torchrec.distributed.planner.stats import NoopEmbeddingStats
 from torchrec.distributed.planner.storage_reservations import HeuristicalStorageReservation
 from torchrec.distributed.planner.types import PlannerError, ShardingOption, Storage
 
-from lightning_budget.training.capacity.description import BYTES, Job, Machine, Table
+from lightning_budget.models.user_effects import EFFECTS, SUMS
+from lightning_budget.training.capacity.description import BYTES, USERS, Job, Machine, Table
 from lightning_budget.training.capacity.refusal import refusal
 from lightning_budget.training.capacity.storage import HOST_KERNELS, FusedStorageEstimator, state_bytes
 from lightning_budget.training.capacity.traffic import (
@@ -36,6 +37,9 @@ MARGIN = 0.15
 
 DENSE_COPIES = 6
 """Copies of the dense weights that TorchRec reserves: weights, Adam's two, and three in data-parallel buffers."""
+
+HISTORY_BYTES = FLOAT_BYTES * (2 + EFFECTS + SUMS)
+"""Of a user in training, see :class:`~lightning_budget.models.user_history.UserHistory`."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Plan:
     Attributes:
         machine, job: what was asked.
         tables: in the order of the job.
-        dense, inputs, margin: bytes reserved on every rank for dense weights with all copies, for the ids of batches
-            in flight, and as a margin; on the device, on CPU on the host.
+        dense, history, inputs, margin: bytes reserved on every rank for dense weights with all copies, for the history
+            of users, for the ids of batches in flight, and as a margin; on the device, on CPU on the host.
         traffic: of one step.
     """
 
@@ -87,6 +91,7 @@ class Plan:
     job: Job
     tables: tuple[TablePlan, ...]
     dense: int
+    history: int
     inputs: int
     margin: int
     traffic: Traffic
@@ -103,10 +108,11 @@ class Plan:
         """Bytes of the rank that holds most, by what they are for; ``total`` is of one rank, not a sum of maxima."""
         parts = {part: _most(self.used(part)) for part in ("weights", "state", "cache", "buffers")}
         on_host = self.machine.device == "cpu"
-        for name in ("dense", "inputs", "margin"):
+        reserved = ("dense", "history", "inputs", "margin")
+        for name in reserved:
             amount = getattr(self, name)
             parts[name] = Storage(0, amount) if on_host else Storage(amount, 0)
-        total = _most(self.used()) + parts["dense"] + parts["inputs"] + parts["margin"]
+        total = sum((parts[name] for name in reserved), _most(self.used()))
         return {**parts, "total": total}
 
     def seconds(self) -> dict[str, float]:
@@ -173,10 +179,10 @@ def row_wise_bytes(machine: Machine, job: Job) -> dict[str, Storage]:
 
 def free(machine: Machine, job: Job) -> Storage:
     """Bytes of each rank that the planner gives to tables; negative where its reservations exceed the memory."""
-    dense, inputs, margin = _reserved(machine, job)
+    dense, history, inputs, margin = _reserved(machine, job)
     if machine.device == "cpu":
-        return Storage(hbm=0, ddr=machine.ddr_per_rank - dense - inputs)
-    return Storage(hbm=machine.hbm - dense - inputs - margin, ddr=machine.ddr_per_rank)
+        return Storage(hbm=0, ddr=machine.ddr_per_rank - dense - history - inputs)
+    return Storage(hbm=machine.hbm - dense - history - inputs - margin, ddr=machine.ddr_per_rank)
 
 
 class _KeepBest(NoopEmbeddingStats):
@@ -190,7 +196,7 @@ class _KeepBest(NoopEmbeddingStats):
 
 def _plan(machine: Machine, job: Job) -> Plan:
     constraints, local_batch = job.constraints(), job.batch_size // machine.ranks
-    dense, inputs, margin = _reserved(machine, job)
+    dense, history, inputs, margin = _reserved(machine, job)
     kept = _KeepBest()
     with _quiet():
         topology = machine.topology()
@@ -207,7 +213,7 @@ def _plan(machine: Machine, job: Job) -> Plan:
                     FusedStorageEstimator(topology, constraints, job.optimizer),
                 ],
             ),
-            storage_reservation=HeuristicalStorageReservation(percentage=MARGIN, dense_tensor_estimate=dense),
+            storage_reservation=HeuristicalStorageReservation(percentage=MARGIN, dense_tensor_estimate=dense + history),
             stats=kept,
         )
         planner.plan(job.module(), sharders())
@@ -215,14 +221,15 @@ def _plan(machine: Machine, job: Job) -> Plan:
     # The same without data: what is left are weights, state and cache.
     standing = _options(machine, job, local_batch=0)
     tables = tuple(_table_plan(machine, job, t, chosen[t.name], standing) for t in job.tables)
-    return Plan(machine, job, tables, dense, inputs, margin, _traffic(machine, job, tables))
+    return Plan(machine, job, tables, dense, history, inputs, margin, _traffic(machine, job, tables))
 
 
-def _reserved(machine: Machine, job: Job) -> tuple[int, int, int]:
-    """Dense, inputs and margin as TorchRec's heuristic reserves them: inputs are 2 batches of ids, 10 copies each."""
+def _reserved(machine: Machine, job: Job) -> tuple[int, int, int, int]:
+    """Dense, history, inputs and margin, by TorchRec's heuristic: inputs are 2 batches of ids, 10 copies each."""
     local_ids = sum(t.ids for t in job.tables) * (job.batch_size // machine.ranks)
     margin = machine.hbm - int((1 - MARGIN) * machine.hbm) if machine.device == "cuda" else 0
-    return DENSE_COPIES * FLOAT_BYTES * job.dense_parameters, 20 * math.ceil(local_ids * ID_BYTES), margin
+    history = HISTORY_BYTES * sum(t.rows for t in job.tables if t.name == USERS) if job.user_history else 0
+    return DENSE_COPIES * FLOAT_BYTES * job.dense_parameters, history, 20 * math.ceil(local_ids * ID_BYTES), margin
 
 
 def _options(

@@ -18,6 +18,7 @@ ROWS = {
     "cache": "cache of host rows",
     "buffers": "step buffers",
     "dense": "dense weights, 6 copies",
+    "history": "history of users",
     "inputs": "ids in flight, 20 copies",
     "margin": "planner's margin",
     "total": "total",

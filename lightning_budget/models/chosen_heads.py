@@ -1,4 +1,4 @@
-"""From the names of heads to responses, with what the training split says where a name leaves it open."""
+"""Which heads a learner has: their names, with what the training split says where a config leaves it open."""
 
 from __future__ import annotations
 
@@ -7,61 +7,63 @@ from itertools import pairwise
 from typing import Any
 
 from lightning_budget.errors import InputError
-from lightning_budget.models.responses import RESPONSES, Response, Start
-from lightning_budget.schema import DataSchema, Outcome
+from lightning_budget.models.responses import RESPONSES, Response
+from lightning_budget.schema import DataSchema
 
 STRAY = 1e-3
-"""Share of an arm's cost that rows without a conversion may have where the cost is taken to be one of conversions."""
+"""Share of an arm's cost that rows without a conversion may have where ``auto`` takes it to be one of conversions."""
+LOST = 0.05
+"""Share beyond which that is refused."""
 
 
-def value_head(name: str, schema: DataSchema, statistics: Mapping[str, Any]) -> Response:
-    """The value's.
+def chosen_heads(
+    value: str, cost: str, schema: DataSchema, statistics: Mapping[str, Any], shares_conversions: bool
+) -> tuple[str, str]:
+    """Names of the heads of value and cost.
 
     Args:
-        name: of :data:`~lightning_budget.models.responses.RESPONSES`, or ``auto``; schema, statistics: of the data.
+        value, cost: of :data:`~lightning_budget.models.responses.RESPONSES`, or ``auto``; schema, statistics: of the
+            data; shares_conversions: whether the learner's cost may hang on its value's probability of a conversion.
+
+    Raises:
+        InputError: for costs on conversion where there is no such probability, or where others cost, too.
+    """
+    if value == "auto":
+        negative = statistics.get("value_min", 0.0) < 0
+        value = "plain" if schema.value_kind == "binary" or negative else "funnel"
+    converts = RESPONSES[value].converts(schema.value_kind)
+    stray = _unconverted(schema, statistics)
+    if cost == "auto" and schema.cost_kind == "binary":
+        cost = "plain"
+    elif cost == "auto":
+        paid = shares_conversions and converts and stray is not None and stray <= STRAY
+        cost = "on_conversion" if paid else "funnel"
+    elif RESPONSES[cost].on_conversion:
+        found = f"model.cost_head={cost}"
+        if not shares_conversions:
+            raise InputError(f"{found} of this learner", "heads that stand alone", "set model.cost_head=funnel")
+        if not converts:
+            raise InputError(
+                f"{found} beside a value without a probability of conversions",
+                "a binary value, or value_head=funnel or ziln",
+                "set model.value_head=funnel, or model.cost_head=funnel",
+            )
+        if stray is not None and stray > LOST:
+            raise InputError(
+                f"{found} where rows without a conversion have {stray:.1%} of an arm's cost",
+                f"at most {LOST:.0%}, all of which is left out of what the arm costs",
+                "set model.cost_head=funnel",
+            )
+    return value, cost
+
+
+def built_head(outcome: str, name: str, schema: DataSchema, statistics: Mapping[str, Any]) -> Response:
+    """The response of an ``outcome``, value or cost.
 
     Raises:
         InputError: for a head that does not fit outcome or arms.
     """
-    if name == "auto":
-        negative = statistics.get("value_min", 0.0) < 0
-        name = "plain" if schema.value_kind == "binary" or negative else "funnel"
-    return _built("value", name, schema.value_kind, schema, statistics)
-
-
-def cost_head(
-    name: str, schema: DataSchema, statistics: Mapping[str, Any], value: Response, start: Start | None
-) -> Response:
-    """The cost's, arguments as of :func:`value_head`.
-
-    Args:
-        value: head of the value; start: where values start; ``None``: the learner has no conversions to share.
-
-    Raises:
-        InputError: as :func:`value_head`, and for a cost on conversions where the value has none.
-    """
-    shared = start is not None and value.start_logit(start) is not None
-    if name == "auto":
-        costly = "on_conversion" if shared and _converted_pay(schema, statistics) else "funnel"
-        name = "plain" if schema.cost_kind == "binary" else costly
-    response = _built("cost", name, schema.cost_kind, schema, statistics)
-    if response.on_conversion and not shared:
-        raise InputError(
-            f"model.cost_head={name} without a probability of conversions",
-            "a value that is binary, or has value_head=funnel or ziln, and a learner of responses other than descn",
-            "set model.cost_head=funnel",
-        )
-    return response
-
-
-def _converted_pay(schema: DataSchema, statistics: Mapping[str, Any]) -> bool:
-    """Whether the training split has costs that are learned on conversions alone."""
-    stray = zip(schema.known_cost, statistics.get("unconverted_cost", ()), strict=False)
-    shares = [share for known, share in stray if known is None]
-    return bool(shares) and max(shares) <= STRAY
-
-
-def _built(outcome: str, name: str, kind: Outcome, schema: DataSchema, statistics: Mapping[str, Any]) -> Response:
+    kind = schema.value_kind if outcome == "value" else schema.cost_kind
     response = RESPONSES[name](outcome, kind, statistics[f"{outcome}_scale"])
     if response.ordered:
         known = zip(schema.known_cost, statistics["cost_mean"], strict=True)
@@ -74,3 +76,9 @@ def _built(outcome: str, name: str, kind: Outcome, schema: DataSchema, statistic
                 "order them by dose where they have one, or use the plain head",
             )
     return response
+
+
+def _unconverted(schema: DataSchema, statistics: Mapping[str, Any]) -> float | None:
+    """Largest share of an arm's cost that rows without a conversion have, of arms whose cost is learned."""
+    shares = zip(schema.known_cost, statistics.get("unconverted_cost", ()), strict=False)
+    return max((share for known, share in shares if known is None), default=None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_budget.errors import InputError
 from lightning_budget.models.backbones import Affine, dcn_v2, mlp
-from lightning_budget.models.chosen_heads import cost_head, value_head
+from lightning_budget.models.chosen_heads import built_head, chosen_heads
 from lightning_budget.models.heads import DoseHeads, LinearHeads, TreatmentHeads
 from lightning_budget.models.links import cost_with_known, unknown_if_none
 from lightning_budget.models.options import Options
@@ -106,9 +106,11 @@ class Learner(nn.Module, ABC):
             self.register_buffer(f"{name}_conversion", share)
         self.register_buffer("known_cost", unknown_if_none(schema.known_cost))
         self.value_scale, self.cost_scale = statistics["value_scale"], statistics["cost_scale"]
-        self.value_response = value_head(options.value_head, schema, statistics)
-        start = self.value_start if self.shares_conversions else None
-        self.cost_response = cost_head(options.cost_head, schema, statistics, self.value_response, start)
+        heads = chosen_heads(options.value_head, options.cost_head, schema, statistics, self.shares_conversions)
+        self.value_response, self.cost_response = (
+            built_head(outcome, name, schema, statistics)
+            for outcome, name in zip(("value", "cost"), heads, strict=True)
+        )
         if not self.ordered_heads and (self.value_response.ordered or self.cost_response.ordered):
             raise InputError(
                 f"model.value_head={options.value_head}, model.cost_head={options.cost_head} with a "

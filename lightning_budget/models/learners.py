@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning_budget.errors import InputError
+from lightning_budget.models.chosen_heads import chosen_heads
 from lightning_budget.models.descn import DESCN
 from lightning_budget.models.described import DescribedTARNet
 from lightning_budget.models.direct_ranking import DirectRanking
@@ -73,6 +74,17 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
         InputError: as :func:`model_options`.
     """
     return {"name": config["name"], **_plain(model_options(config))}
+
+
+def decided_config(config: Mapping[str, Any], schema: DataSchema, statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the heads that ``auto`` means on this data, which on other data may be others.
+
+    Raises:
+        InputError: as :func:`assemble`.
+    """
+    options, shares = model_options(config), model_class(config).shares_conversions
+    value, cost = chosen_heads(options.value_head, options.cost_head, schema, statistics, shares)
+    return {**config, "value_head": value, "cost_head": cost}
 
 
 def assemble(config: Mapping[str, Any], schema: DataSchema, statistics: Mapping[str, Any], sparse_arch: Any) -> Learner:

@@ -41,14 +41,20 @@ class Response:
         outcome: ``value`` or ``cost``; kind: of that outcome; scale: its units of one unit of raw output.
 
     Attributes:
-        channels: C raw outputs of each arm; outcomes: what it fits; ordered: takes it that the dose rises from each arm
-            to the next; on_conversion: of rows whose value is above 0 alone.
+        name: in configs and checkpoints; channels: C raw outputs of each arm; outcomes: what it fits; ordered: takes it
+            that the dose rises from each arm to the next; on_conversion: of rows whose value is above 0 alone.
     """
 
+    name = "plain"
     channels = 1
     outcomes: tuple[str, ...] = ("value", "cost")
     ordered = False
     on_conversion = False
+
+    @classmethod
+    def converts(cls, kind: Outcome) -> bool:
+        """Whether the first channel is the logit of a conversion, where the outcome is of that kind."""
+        return kind == "binary"
 
     def __init__(self, outcome: str, kind: Outcome, scale: float) -> None:
         unbounded = "identity" if outcome == "value" else "positive"
@@ -92,7 +98,12 @@ class Monotone(Response):
     Source: after the monotone uplift of E3IR, Sun et al. 2024, arXiv:2408.11623.
     """
 
+    name = "monotone"
     ordered = True
+
+    @classmethod
+    def converts(cls, kind: Outcome) -> bool:
+        return False
 
     def start_logit(self, start: Start) -> None:
         """None: channels are steps from one arm to the next."""
@@ -123,12 +134,17 @@ class Funnel(Response):
     """
 
     channels = 2
+    name = "funnel"
+
+    @classmethod
+    def converts(cls, kind: Outcome) -> bool:
+        return True
 
     def __init__(self, outcome: str, kind: Outcome, scale: float) -> None:
         super().__init__(outcome, kind, scale)
         if kind == "binary":
             raise InputError(
-                f"model.{outcome}_head={type(self).__name__.lower()} on a binary {outcome}",
+                f"model.{outcome}_head={self.name} on a binary {outcome}",
                 f"a {outcome} of many sizes, often 0",
                 f"use {outcome}_head=plain, which is a probability",
             )
@@ -173,6 +189,7 @@ class ZILN(Funnel):
     """
 
     channels = 3
+    name = "ziln"
     outcomes = ("value",)
 
     def __call__(self, raw: Tensor, start: Start) -> Tensor:
@@ -204,6 +221,7 @@ class OnConversion(Funnel):
     Source: after FunnelCausalNet, arXiv:2608.11675.
     """
 
+    name = "on_conversion"
     outcomes = ("cost",)
     on_conversion = True
 
@@ -211,13 +229,7 @@ class OnConversion(Funnel):
         return (observed > 0).to(raw.dtype), torch.sigmoid(self.parts(raw, start)[0])
 
 
-RESPONSES: dict[str, type[Response]] = {
-    "plain": Response,
-    "monotone": Monotone,
-    "funnel": Funnel,
-    "ziln": ZILN,
-    "on_conversion": OnConversion,
-}
+RESPONSES: dict[str, type[Response]] = {head.name: head for head in (Response, Monotone, Funnel, ZILN, OnConversion)}
 """Every way from raw outputs to an outcome by the name that configs and checkpoints use."""
 
 

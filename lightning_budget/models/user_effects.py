@@ -17,8 +17,8 @@ with the learner's own :math:`q_i`. Of first order in :math:`b_u` the score :mat
 about :math:`b_u w` with variance :math:`w = \sum_i q_i (1 - q_i)`, so that :math:`b_u` has the posterior mean
 :math:`\kappa_b s / (1 + \kappa_b w)` and the marginal likelihood is in closed form again: one step of penalised
 quasi-likelihood. A shift of the logit by :math:`b_u` would draw probabilities towards ½, and total cost with them, so
-what is added is :math:`b_u + (q - ½) b_u^2`: of second order the probability becomes :math:`q + q (1 - q) b_u`, which
-keeps its mean.
+the effect is put to use as it was found, of first order: the probability becomes :math:`q + q (1 - q) b_u`, whose mean
+is q, but no less than a fiftieth of q, and likewise on the way to 1.
 
 Sources: Laird, Ware 1982 (random effects); Robinson 1991, *That BLUP is a good thing*; Breslow, Clayton 1993 (penalised
 quasi-likelihood).
@@ -33,7 +33,11 @@ import torch
 from torch import Tensor
 
 RATIOS = (0.0, *(2.0**i for i in range(-9, 2)))
-"""Variances of effects in units of the noise, among which the likelihood chooses."""
+"""Variances of effects among which the likelihood chooses: on size in units of the noise, on payment of the logit."""
+LEAST = 6.0
+"""Conversions, or Σ q (1 − q), below which nothing is fitted."""
+FLOOR = 0.02
+"""Least factor of a probability of payment, and of the one of none."""
 SAMPLE = 200_000
 """Users by whom the ratios are chosen."""
 CHUNK = 1 << 20
@@ -58,8 +62,9 @@ def sums_of(converted: Tensor, excess: Tensor, dose: Tensor, paid: Tensor, q: Te
 
 
 def payment_shift(effect: Tensor, q: Tensor) -> Tensor:
-    """What ``effect`` b adds to the logit of probabilities ``q``."""
-    return effect + (q - 0.5) * effect.square()
+    """What ``effect`` b adds to the logit of probabilities ``q``: they become ``q + q (1 − q) b`` within bounds."""
+    paid, unpaid = 1 + (1 - q) * effect, 1 - q * effect
+    return paid.clamp_min(FLOOR).log() - unpaid.clamp_min(FLOOR).log()
 
 
 def fit_effects(sums: Tensor, effects: Tensor) -> dict[str, float]:
@@ -73,9 +78,9 @@ def fit_effects(sums: Tensor, effects: Tensor) -> dict[str, float]:
 
 
 def _fit_payment(sums: Tensor, effects: Tensor) -> dict[str, float]:
-    users = (sums[:, 1] > 0).nonzero().squeeze(1)
-    if not len(users):
+    if not sum(float(part[:, 1].sum(dtype=torch.float64)) for part in sums.split(CHUNK)) > LEAST:
         return {}
+    users = (sums[:, 1] > 0).nonzero().squeeze(1)
     score, information = sums[users[:: -(-len(users) // SAMPLE)]].double().unbind(1)
 
     def likelihood(variance: float) -> float:
@@ -89,7 +94,7 @@ def _fit_payment(sums: Tensor, effects: Tensor) -> dict[str, float]:
 
 def _fit_size(sums: Tensor, effects: Tensor) -> dict[str, float]:
     whole = torch.stack([part.sum(0, dtype=torch.float64) for part in sums.split(CHUNK)]).sum(0)
-    if not whole[0] > SIZE:
+    if not whole[0] > LEAST:
         return {}
     centre = whole[3] / whole[0]
     users = (sums[:, 0] > 0).nonzero().squeeze(1)

@@ -42,6 +42,12 @@ class UserHistory(nn.Module):
         self.register_buffer("effects", torch.zeros(rows, EFFECTS))
         self.epoch = -1
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
+        effects = state_dict.get(f"{prefix}effects")
+        if effects is not None and effects.shape[1] < EFFECTS:  # earlier ones have none on payment
+            state_dict[f"{prefix}effects"] = F.pad(effects, (0, EFFECTS - effects.shape[1]))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def seen(self, values: Tensor, offsets: Tensor) -> Tensor:
         """``[N]`` training rows of users whose table rows are ``values``, user i's from ``offsets[i]`` on.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_budget.errors import InputError
-from lightning_budget.models.learners import complete_config
+from lightning_budget.models.learners import complete_config, decided_config
 from lightning_budget.schema import DataSchema
 from lightning_budget.training.export import read_checkpoint
 from lightning_budget.training.module import BudgetModule
@@ -25,7 +25,8 @@ def check_same_model(path: Path, module: BudgetModule) -> None:
     # By way of the schema: an older checkpoint does not name what has come since.
     saved = {**saved, "schema": DataSchema.from_dict(dict(saved["schema"])).to_dict()}
     _check_tables(path, module.schema.to_dict(), saved["schema"])
-    saved["model"] = complete_config(saved["model"])
+    schema = DataSchema.from_dict(saved["schema"])
+    saved["model"] = complete_config(decided_config(saved["model"], schema, saved["statistics"]))
     ours = {**module.hparams, "model": complete_config(module.hparams["model"])}
     theirs = {"embedding_optimizer": "rowwise_adagrad", **saved}
     for name in ("schema", "model", "embedding_optimizer"):

@@ -18,7 +18,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.losses.choice import LossChoice
 from lightning_budget.losses.response import sample_weighted
 from lightning_budget.models.learner import Learner, LearnerOutput
-from lightning_budget.models.learners import model_options
+from lightning_budget.models.learners import decided_config, model_options
 from lightning_budget.models.managed_collisions import ManagedIds
 from lightning_budget.models.registry import build_model
 from lightning_budget.schema import DataSchema
@@ -81,8 +81,10 @@ class BudgetModule(L.LightningModule):
         super().__init__()
         _check(model, schedule, {"lr": lr, "embedding_lr": embedding_lr, "weight_decay": weight_decay})
         get_embedding_optimizer(embedding_optimizer)
-        self.save_hyperparameters()
         self.schema = DataSchema.from_dict(dict(schema))
+        # Before they are saved: a checkpoint keeps its heads whatever data it goes on with.
+        model = decided_config(model, self.schema, statistics)
+        self.save_hyperparameters()
         self.statistics = DataStatistics.from_dict(dict(statistics))
         self.objective_terms: dict[str, ObjectiveTerm] = {}
         self._finite = FiniteGuard()

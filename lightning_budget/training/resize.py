@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_budget.atomic import atomic_path
 from lightning_budget.errors import InputError
+from lightning_budget.models.learners import decided_config
 from lightning_budget.schema import DataSchema, SparseFeature
 from lightning_budget.statistics import DataStatistics
 from lightning_budget.training.checkpoint import FUSED_OPTIMIZER_KEY, OBSERVED
@@ -46,6 +48,7 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
     old = DataSchema.from_dict(hyper["schema"])
     _check(old, schema, source)
     arms = _kept([old.treatments.index(a) if a in old.treatments else None for a in schema.treatments])
+    hyper["model"] = decided_config(hyper["model"], old, hyper["statistics"])
     hyper["schema"] = schema.to_dict()
     hyper["statistics"] = _merge(DataStatistics.from_dict(hyper["statistics"]), statistics, arms).to_dict()
     fresh = BudgetModule(**{k: hyper[k] for k in signature(BudgetModule).parameters if k in hyper})
@@ -67,8 +70,11 @@ def resize_checkpoint(source: str | Path, output: str | Path, schema: DataSchema
         if (table := _table(name)) is not None:
             return _take(tensor, start, rows[table], len(tensor), len(start))
         if (feature := learner.feature_of(name.removeprefix(PREFIX))) is not None:
-            if name.endswith(".effects") and old.treatments != schema.treatments:
-                return start  # slopes by other doses
+            if name.endswith(".effects"):
+                # Earlier ones have none on payment, which no dose bears on, as it does on sizes.
+                tensor = pad(tensor, (0, start.shape[1] - tensor.shape[1]))
+                if old.treatments != schema.treatments:
+                    tensor = tensor * torch.tensor([0.0, 0.0, 1.0])
             return _take(tensor, start, rows[feature], len(tensor), len(start))
         if learner.is_by_arm(name.removeprefix(PREFIX)):
             return _take(tensor, start, arms, k_old, k_new)

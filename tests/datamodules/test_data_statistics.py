@@ -31,6 +31,7 @@ def make_table(n: int = 500) -> RCTTable:
 
 def test_equals_numpy() -> None:
     table = make_table()
+    table.value[::3] = 0
     s = DataStatistics.from_table(table, SCHEMA)
     dense, t = table.dense.double().numpy(), table.treatment.numpy()
     value, cost = table.value.double().numpy(), table.cost.double().numpy()
@@ -40,6 +41,9 @@ def test_equals_numpy() -> None:
         assert s.arm_share[k] == pytest.approx((t == k).mean(), rel=1e-12)
         assert s.value_mean[k] == pytest.approx(value[t == k].mean(), rel=1e-12)
         assert s.cost_mean[k] == pytest.approx(cost[t == k].mean(), rel=1e-12)
+        stray = cost[(t == k) & (value == 0)].sum() / cost[t == k].sum()
+        assert 0.1 < stray < 0.6
+        assert s.unconverted_cost[k] == pytest.approx(stray, rel=1e-12)
     assert s.value_scale == pytest.approx(np.sqrt((value**2).mean()), rel=1e-12)
     assert s.cost_scale == pytest.approx(np.sqrt((cost**2).mean()), rel=1e-12)
 
@@ -51,6 +55,7 @@ def test_floors_and_binary_outcomes() -> None:
     s = DataStatistics.from_table(table, SCHEMA)
     assert s.dense_std[1] == 1.0
     assert s.cost_scale == 1.0
+    assert s.unconverted_cost == (0.0, 0.0, 0.0)
     binary = DataSchema(SCHEMA.treatments, SCHEMA.dense, value_kind="binary")
     assert DataStatistics.from_table(table, binary).value_scale == 1.0
 

@@ -134,10 +134,14 @@ def test_a_config_and_its_learner_tell_each_other(name: str, options: dict[str, 
         ({"name": "descn", "cost_head": "monotone"}, "model.cost_head=monotone with a DESCN"),
         ({"name": "descn", "wide": True}, "model.wide=true with a DESCN"),
         ({"name": "tarnet", "value_head": "on_conversion"}, "model.value_head='on_conversion'; allowed: auto, plain"),
-        ({"name": "tarnet", "cost_head": "on_conversion"}, "model.cost_head=on_conversion without a probability of"),
+        (
+            {"name": "tarnet", "cost_head": "on_conversion"},
+            "cost_head=on_conversion beside a value without a probability",
+        ),
+        ({"name": "direct_ranking", "cost_head": "on_conversion"}, "cost_head=on_conversion of this learner; allowed"),
         (
             {"name": "descn", "value_head": "funnel", "cost_head": "on_conversion"},
-            "model.cost_head=on_conversion without a probability of",
+            "cost_head=on_conversion of this learner; allowed",
         ),
     ],
 )
@@ -177,6 +181,15 @@ def test_auto_takes_a_cost_to_be_one_of_conversions_where_others_have_hardly_any
     statistics = replace(random_statistics(), unconverted_cost=shares)
     model = build_model(config, random_schema(known_cost=known), statistics)
     assert type(model.cost_response) is kind
+
+
+def test_a_cost_that_others_have_is_none_of_conversions() -> None:
+    config = {"name": "tarnet", **SIZES, "value_head": "funnel", "cost_head": "on_conversion"}
+    statistics = replace(random_statistics(), unconverted_cost=(0.5, 0.0, 0.06))
+    with pytest.raises(InputError, match=r"rows without a conversion have 6\.0% of an arm's cost; allowed: at most 5%"):
+        build_model(config, random_schema(known_cost=(0.0, None, None)), statistics)
+    with pytest.raises(InputError, match="cost_head=on_conversion on a binary cost"):
+        build("tarnet", schema={"cost_kind": "binary"}, value_head="funnel", cost_head="on_conversion")
 
 
 @pytest.mark.parametrize("value", ["funnel", "ziln", "plain"])

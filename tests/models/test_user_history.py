@@ -120,15 +120,30 @@ def test_it_finds_who_pays_more_often_and_nobody_where_all_are_alike() -> None:
     assert alike.effects[:, 2].abs().max() < 0.1
 
 
-def test_effects_on_payment_keep_the_mean_of_payments() -> None:
-    q, effect = torch.linspace(0.05, 0.95, 19).unsqueeze(1), 0.6 * torch.randn(40_000)
-    effect = effect - effect.mean()
-    off = {
-        name: (torch.sigmoid(q.logit() + added).mean(1) - q.squeeze(1)).abs().max()
-        for name, added in (("ours", user_effects.payment_shift(effect, q)), ("plain", effect))
-    }
-    assert off["plain"] > 0.01
-    assert off["ours"] < 0.004
+def test_a_single_payment_teaches_nothing() -> None:
+    one = torch.ones(1)
+    module, found = fitted(3, one.long(), 0 * one, 0 * one, 0 * one, one, 0.1 * one)
+    assert found == {}
+    assert not module.effects.any()
+
+
+def test_effects_of_earlier_files_have_none_on_payment() -> None:
+    module = UserHistory(5, "user_id")
+    state = {**module.state_dict(), "effects": torch.randn(5, 2)}
+    module.load_state_dict(dict(state))
+    assert torch.equal(module.effects[:, :2], state["effects"])
+    assert not module.effects[:, 2].any()
+
+
+def test_effects_on_payment_keep_the_mean_of_payments_and_their_sign() -> None:
+    q, effect = torch.linspace(0.02, 0.98, 25).unsqueeze(1), torch.linspace(-8, 8, 801)
+    shift = user_effects.payment_shift(effect, q)
+    assert (shift.diff(dim=1) > 0).all()
+    assert (torch.sign(shift) == torch.sign(effect)).all()
+    paid = torch.sigmoid(q.logit() + shift)
+    small = effect.abs() < 0.98
+    torch.testing.assert_close(paid[:, small].mean(1), q.squeeze(1))
+    torch.testing.assert_close(paid[:, small], q + q * (1 - q) * effect[small])
 
 
 def test_rows_count_once_whatever_their_order_and_those_of_an_epoch_alone() -> None:
@@ -212,7 +227,8 @@ def test_costs_on_conversion_shift_by_their_payment_but_not_in_training() -> Non
     model.user_history.effects[:, 2] = effect
     own = effect[batch.sparse["user_id"].values()].unsqueeze(1)
     q = torch.sigmoid(logit)
-    expected = conversion * torch.sigmoid(logit + own + (q - 0.5) * own**2) * model.cost_scale * log.exp()
+    paid = (q + q * (1 - q) * own).clamp(0.02 * q, 1 - 0.02 * (1 - q))
+    expected = conversion * paid * model.cost_scale * log.exp()
     after = model(batch.dense, batch.sparse)
     torch.testing.assert_close(after.cost, expected)
     torch.testing.assert_close(after.value, model.respond(raw).value)

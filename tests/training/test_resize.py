@@ -15,6 +15,8 @@ from lightning_budget.batch import ResponsePrediction
 from lightning_budget.errors import InputError
 from lightning_budget.schema import SparseFeature
 from lightning_budget.training.export import load_model, read_checkpoint
+from lightning_budget.training.fit_check import check_same_model
+from lightning_budget.training.module import BudgetModule
 from lightning_budget.training.resize import _kept, _old_rows, resize_checkpoint
 
 FACES = (0.0, 2.0, 4.0, 7.0, 11.0)
@@ -134,6 +136,49 @@ def test_histories_go_with_their_users_and_slopes_with_their_doses(tmp_path: Pat
     longer = small_trainer(tmp_path, max_epochs=4)
     longer.fit(small_module(more, model=HISTORY, weight_decay=0.1), more, ckpt_path=str(tmp_path / "b.ckpt"))
     assert longer.current_epoch == 4
+
+
+def test_heads_that_the_data_chose_stay(tmp_path: Path) -> None:
+    data, trainer = small_data(face_values=FACES), small_trainer(tmp_path)
+    model = {**HISTORY, "value_head": "auto", "cost_head": "auto"}
+    trainer.fit(small_module(data, model=model), data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt")["hyper_parameters"]["model"]["cost_head"] == "on_conversion"
+    more = small_data(face_values=(*FACES[:4], 9.0))
+    stray = replace(more.statistics, unconverted_cost=(0.0, 0.0, 0.0, 0.0, 0.02))
+    resize_checkpoint(tmp_path / "a.ckpt", tmp_path / "b.ckpt", more.schema, stray)
+    stray = replace(more.statistics, unconverted_cost=(0.0, 0.0, 0.0, 0.0, 0.2))
+    with pytest.raises(InputError, match=r"have 20\.0% of an arm's cost"):
+        resize_checkpoint(tmp_path / "a.ckpt", tmp_path / "c.ckpt", more.schema, stray)
+    before, after = predict(tmp_path / "a.ckpt", data), predict(tmp_path / "b.ckpt", data)
+    torch.testing.assert_close(after.cost[:, :4], before.cost[:, :4])
+    other = BudgetModule(data.schema.to_dict(), replace(data.statistics, unconverted_cost=(0.2,) * 5).to_dict(), model)
+    with pytest.raises(InputError, match=r"its model\.cost_head is 'on_conversion', this run's 'funnel'"):
+        check_same_model(tmp_path / "a.ckpt", other)
+    # As those are whose statistics did not say it.
+    old = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    old["hyper_parameters"]["model"]["cost_head"] = "auto"
+    del old["hyper_parameters"]["statistics"]["unconverted_cost"]
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match=r"its model\.cost_head is 'funnel', this run's 'on_conversion'"):
+        check_same_model(tmp_path / "old.ckpt", small_module(data, model=model))
+
+
+def test_an_earlier_history_has_no_effects_on_payment(tmp_path: Path) -> None:
+    data, trainer = small_data(face_values=FACES), small_trainer(tmp_path)
+    trainer.fit(small_module(data, model=HISTORY), data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    old = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    name = "net.user_history.effects"
+    old["state_dict"][name] = old["state_dict"][name][:, :2].clone()
+    torch.save(old, tmp_path / "old.ckpt")
+    more = small_data(users=150, face_values=FACES)
+    resize_checkpoint(tmp_path / "old.ckpt", tmp_path / "b.ckpt", more.schema, more.statistics)
+    effects = read_checkpoint(tmp_path / "b.ckpt")["state_dict"][name]
+    assert torch.equal(effects[: len(old["state_dict"][name]), :2], old["state_dict"][name])
+    assert effects.shape == (151, 3)
+    assert not effects[:, 2].any()
+    predict(tmp_path / "old.ckpt", data)
 
 
 def test_an_optimizer_of_other_groups_is_refused(tmp_path: Path) -> None:

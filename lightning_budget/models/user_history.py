@@ -41,12 +41,7 @@ class UserHistory(nn.Module):
         self.register_buffer("counts", torch.zeros(rows))
         self.register_buffer("effects", torch.zeros(rows, EFFECTS))
         self.epoch = -1
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
-        effects = state_dict.get(f"{prefix}effects")
-        if effects is not None and effects.shape[1] < EFFECTS:  # earlier ones have none on payment
-            state_dict[f"{prefix}effects"] = F.pad(effects, (0, EFFECTS - effects.shape[1]))
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        self.register_load_state_dict_pre_hook(_with_all_effects)
 
     def seen(self, values: Tensor, offsets: Tensor) -> Tensor:
         """``[N]`` training rows of users whose table rows are ``values``, user i's from ``offsets[i]`` on.
@@ -120,6 +115,12 @@ class UserHistory(nn.Module):
         if state is not None:
             self.running, self.sums = (state[name].to(self.counts.device, copy=True) for name in ("running", "sums"))
             self.epoch = state["epoch"]
+
+
+def _with_all_effects(module: nn.Module, state: dict[str, Tensor], prefix: str, *others: Any) -> None:
+    """Earlier files have no effects on payment."""
+    if (effects := state.get(f"{prefix}effects")) is not None and effects.shape[1] < EFFECTS:
+        state[f"{prefix}effects"] = F.pad(effects, (0, EFFECTS - effects.shape[1]))
 
 
 def _total(counts: Tensor) -> float:

@@ -87,7 +87,7 @@ def findings(results: Results) -> list[Finding]:
         if (paired := against(results, dataset, DEFAULT, WITHOUT_GOAL)) is not None:
             found.append(Finding(f"{dataset}: what the goal adds to its learner {told(paired)}", paired.mean_high >= 0))
     rivals = [m for m in results.suite.methods if results.kinds.get(m) in RIVALS]
-    return found + [f for m in rivals if (f := against_rival(results, m)) is not None]
+    return found + [f for m in rivals for f in against_rival(results, m)]
 
 
 def on_data_set(results: Results, dataset: str) -> list[Finding]:
@@ -120,24 +120,33 @@ def _nowhere_worse(paired: Paired) -> Finding:
     return Finding(f"{paired.dataset}: {where}, beyond the interval, than {paired.baseline}", not fractions)
 
 
-def against_rival(results: Results, method: str) -> Finding | None:
-    """Gains over control as shares of the best two-stage method's, mean over the data sets that both finished."""
-    shares: dict[str, tuple[float, float]] = {}
+def against_rival(results: Results, method: str) -> list[Finding]:
+    """Gains over control, mean over the data sets that both finished, in two units.
+
+    Of the best two-stage method's gain, which weighs a data set by how little that is, however little is known of it;
+    and of control's value, which is far from 0.
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {"two-stage's gain over control": [], "control's value": []}
     for dataset in results.datasets():
         baseline = best_two_stage(results, dataset)
         if baseline is None:
             continue
         having = [set(results.seeds(dataset, m)) for m in (DEFAULT, method, baseline)]
         seeds = sorted(set.intersection(*having))
-        if not seeds or (scale := gain(results, dataset, baseline, seeds)) <= 0:
+        if not seeds:
             continue
-        ours, theirs = (gain(results, dataset, m, seeds) / scale for m in (DEFAULT, method))
-        shares[dataset] = ours, theirs
-    if not shares:
-        return None
-    ours, theirs = (mean([s[i] for s in shares.values()]) for i in (0, 1))
-    gains = f"{DEFAULT} {ours:.2%}, {method} {theirs:.2%} of two-stage's gain over control"
-    return Finding(f"{gains}, mean over {len(shares)} data sets", ours >= theirs)
+        control = mean([mean(results.reference(dataset, s, CONTROL)) for s in seeds])
+        for unit, scale in zip(pairs, (gain(results, dataset, baseline, seeds), control), strict=True):
+            if scale > 0:
+                ours, theirs = (gain(results, dataset, m, seeds) / scale for m in (DEFAULT, method))
+                pairs[unit].append((ours, theirs))
+    found = []
+    for unit, shares in pairs.items():
+        if shares:
+            ours, theirs = (mean(side) for side in zip(*shares, strict=True))
+            text = f"{DEFAULT} {ours:.2%}, {method} {theirs:.2%} of {unit}, mean over {len(shares)} data sets"
+            found.append(Finding(text, ours >= theirs))
+    return found
 
 
 def last_line(found: Sequence[Finding]) -> str:

@@ -114,6 +114,7 @@ class UserHistory(nn.Module):
         self.running = self.sums = None
         if state is not None:
             self.running, self.sums = (state[name].to(self.counts.device, copy=True) for name in ("running", "sums"))
+            self.sums = F.pad(self.sums, (0, SUMS - self.sums.shape[1]))  # earlier ones have none of payment
             self.epoch = state["epoch"]
 
 

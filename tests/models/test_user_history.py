@@ -133,6 +133,14 @@ def test_effects_of_earlier_files_have_none_on_payment() -> None:
     module.load_state_dict(dict(state))
     assert torch.equal(module.effects[:, :2], state["effects"])
     assert not module.effects[:, 2].any()
+    *rows, _ = observed(5, 300, 0.3, 0.4, 5)
+    half = UserHistory(5, "user_id")
+    add(half, *rows, epoch=0)
+    taken = half.state()
+    assert taken is not None
+    module.resume({**taken, "sums": taken["sums"][:, :6]})
+    assert module.settle(False) == half.settle(False)
+    assert torch.equal(module.effects, half.effects)
 
 
 def test_effects_on_payment_keep_the_mean_of_payments_and_their_sign() -> None:

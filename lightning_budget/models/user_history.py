@@ -113,8 +113,9 @@ class UserHistory(nn.Module):
         """Inverse of :meth:`state`."""
         self.running = self.sums = None
         if state is not None:
-            self.running, self.sums = (state[name].to(self.counts.device, copy=True) for name in ("running", "sums"))
-            self.sums = F.pad(self.sums, (0, SUMS - self.sums.shape[1]))  # earlier ones have none of payment
+            running, sums = (state[name].to(self.counts.device, copy=True) for name in ("running", "sums"))
+            # Earlier ones have none of payment.
+            self.running, self.sums = running, F.pad(sums, (0, SUMS - sums.shape[1]))
             self.epoch = state["epoch"]
 
 

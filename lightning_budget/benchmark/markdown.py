@@ -79,6 +79,7 @@ def _section(results: Results, dataset: str) -> Iterator[str]:
     yield (
         f"{about[:1].upper()}{about[1:]}: {cell['train_rows']:,} training rows, {cell['val_rows']:,} of validation,"
         f" {cell['test_rows']:,} of test, {cell['arms']} arms; {truth}, in {cell['value_unit']}."
+        f"{_own_seeds(results, dataset)}"
     )
     yield ""
     yield f"| {' | '.join(HEAD)} |"
@@ -94,6 +95,11 @@ def _section(results: Results, dataset: str) -> Iterator[str]:
         seeds = sorted({c.seed for c in results.found if c.dataset == dataset})
         value = mean([mean(results.reference(dataset, s, policy)) for s in seeds])
         yield _row([policy, "", str(len(seeds)), f"{value:.4f}"])
+
+
+def _own_seeds(results: Results, dataset: str) -> str:
+    own = results.suite.datasets[dataset].seeds
+    return f" Seeds: {', '.join(map(str, own))}." if own else ""
 
 
 def _line(results: Results, dataset: str, method: str, baseline: str | None) -> str:
@@ -116,7 +122,7 @@ def _line(results: Results, dataset: str, method: str, baseline: str | None) -> 
         [
             name,
             results.kinds[method],
-            f"{len(seeds)} of {len(results.suite.seeds)}",
+            f"{len(seeds)} of {len(results.suite.seeds_of(dataset))}",
             f"{value:.4f}",
             difference,
             share,

@@ -35,9 +35,9 @@ def suite_of(config: Mapping[str, Any], methods: Sequence[str], absent: Mapping[
     wanted = config["methods"] or preset.get("methods") or _ordered([m for m in methods if m not in absent])
     named = config["datasets"] or preset.get("datasets") or list(catalogue)
     seeds = preset["seeds"] if config["seeds"] is None else config["seeds"]
+    own_seeds = config["seeds"] is None and not quick
     trials = preset["trials"] if config["trials"] is None else config["trials"]
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds={seeds}", "at least one, each once and at least 0", "seeds=[0,1,2,3,4]")
+    _check_seeds(seeds, "seeds")
     for key, number, least in (("trials", trials, 1), ("resamples", config["resamples"], 1)):
         if number < least:
             raise InputError(f"{key}={number}", f"at least {least}", f"{key}={least}")
@@ -53,7 +53,7 @@ def suite_of(config: Mapping[str, Any], methods: Sequence[str], absent: Mapping[
     return Suite(
         folder=Path(config["folder"]).expanduser().absolute(),
         data_root=Path(config["data_root"]).expanduser().absolute(),
-        datasets={name: data_set(name, catalogue[name], quick) for name in named},
+        datasets={name: data_set(name, catalogue[name], quick, own_seeds) for name in named},
         methods=tuple(wanted),
         seeds=tuple(seeds),
         trials=trials,
@@ -63,11 +63,14 @@ def suite_of(config: Mapping[str, Any], methods: Sequence[str], absent: Mapping[
     )
 
 
-def data_set(name: str, entry: Mapping[str, Any], quick: bool) -> DataSet:
-    """One entry of the catalogue; ``quick`` makes it tiny."""
-    keys = {"about", "overrides", "quick", "quick_rows", "file", "prepare", "generate"}
+def data_set(name: str, entry: Mapping[str, Any], quick: bool, own_seeds: bool = True) -> DataSet:
+    """One entry of the catalogue; ``quick`` makes it tiny, and without ``own_seeds`` it has those of the suite."""
+    keys = {"about", "overrides", "quick", "quick_rows", "file", "prepare", "generate", "seeds"}
     if extra := sorted(set(entry) - keys):
         raise InputError(f"catalogue.{name}.{extra[0]}", ", ".join(sorted(keys)), "leave it out")
+    seeds = entry.get("seeds") if own_seeds else None
+    if seeds is not None:
+        _check_seeds(seeds, f"catalogue.{name}.seeds")
     generate = entry.get("generate")
     if quick and generate is not None:
         generate = {**generate, "rows": entry["quick_rows"]}
@@ -78,7 +81,13 @@ def data_set(name: str, entry: Mapping[str, Any], quick: bool) -> DataSet:
         entry.get("file"),
         entry.get("prepare"),
         generate,
+        None if seeds is None else tuple(seeds),
     )
+
+
+def _check_seeds(seeds: Sequence[int], key: str) -> None:
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(f"{key}={seeds}", "at least one, each once and at least 0", f"{key}=[0,1,2,3,4]")
 
 
 def _ordered(methods: Sequence[str]) -> list[str]:

@@ -78,7 +78,7 @@ class Results:
 
     def why_missing(self, dataset: str, method: str) -> str:
         """Of a method without a finished cell on the data set."""
-        notes = [Store(self.suite.folder).note(Cell(dataset, method, s)) for s in self.suite.seeds]
+        notes = [Store(self.suite.folder).note(Cell(dataset, method, s)) for s in self.suite.seeds_of(dataset)]
         known = [n for n in notes if n is not None]
         if not known:
             return "missing"
@@ -87,7 +87,7 @@ class Results:
 
     def seeds(self, dataset: str, method: str) -> list[int]:
         """Those with a finished cell."""
-        return [s for s in self.suite.seeds if Cell(dataset, method, s) in self.found]
+        return [s for s in self.suite.seeds_of(dataset) if Cell(dataset, method, s) in self.found]
 
     def methods(self, dataset: str) -> list[str]:
         """Those with a finished cell on the data set."""

@@ -22,6 +22,7 @@ class DataSet:
         file: its rows, a path in the data root; ``None`` where they are generated.
         prepare: name of a published data set, as which the file is checked and converted first.
         generate: arguments of :func:`lightning_budget.benchmark.files.generated`.
+        seeds: its own, in place of the suite's; ``None`` where it has none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class DataSet:
     file: str | None = None
     prepare: str | None = None
     generate: Mapping[str, Any] | None = None
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Suite:
         data_root: where files of data sets are looked for.
         datasets: by name, in the order of the table.
         methods: of ``configs/method``, in the order of the table.
-        seeds: each another trial of the data set: another population, or another split of a file.
+        seeds: each another trial of the data set: another population, or another split of a file; of data sets that
+            have none of their own.
         trials: of every cell.
         overrides: of every training.
         search: space that all methods share.
@@ -72,9 +75,14 @@ class Suite:
     resamples: int = 200
     fractions: tuple[float, ...] = FRACTIONS
 
+    def seeds_of(self, dataset: str) -> tuple[int, ...]:
+        """Its own, else those of the suite."""
+        own = self.datasets[dataset].seeds
+        return self.seeds if own is None else own
+
     def cells(self) -> Iterator[Cell]:
         """All of them; cells with the same rows follow each other."""
         for dataset in self.datasets:
-            for seed in self.seeds:
+            for seed in self.seeds_of(dataset):
                 for method in self.methods:
                     yield Cell(dataset, method, seed)

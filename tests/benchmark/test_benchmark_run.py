@@ -299,4 +299,20 @@ def test_names_and_numbers_are_checked(key: str, bad: Any, tmp_path: Path) -> No
         suite_of({**config, key: bad}, methods_there_are())
 
 
+def test_small_files_have_seeds_of_their_own_unless_seeds_are_named(tmp_path: Path) -> None:
+    config = plain(compose_config("benchmark", [f"folder={tmp_path}", "datasets=[campaign,karlan_list]"]))
+    methods = methods_there_are()
+    full = suite_of(config, methods)
+    assert full.seeds_of("campaign") == full.seeds == tuple(range(500, 505))
+    assert full.seeds_of("karlan_list") == tuple(range(500, 520))
+    asked = {(c.dataset, c.seed) for c in full.cells()}
+    assert len(asked) == 25
+    for other in ({"preset": "quick"}, {"seeds": [3]}):
+        named = suite_of({**config, **other}, methods)
+        assert named.seeds_of("karlan_list") == named.seeds_of("campaign") == named.seeds
+    config["catalogue"]["karlan_list"]["seeds"] = [7, 7]
+    with pytest.raises(InputError, match=r"catalogue\.karlan_list\.seeds"):
+        suite_of(config, methods)
+
+
 _CONFIG: dict[str, Any] = {}

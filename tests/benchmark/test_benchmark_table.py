@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -99,6 +100,18 @@ def test_differences_are_paired_by_seed() -> None:
     means = [mean(results.values("d", "default", s)) - mean(results.values("d", "tarnet", s)) for s in SEEDS]
     assert (found.mean, found.mean_low, found.mean_high) == pytest.approx((mean(means), *interval(means)))
     assert found.seeds == SEEDS
+
+
+def test_a_data_set_with_seeds_of_its_own_shows_those_alone() -> None:
+    results = random_results(4)
+    own = replace(results.suite, datasets={"d": replace(results.suite.datasets["d"], seeds=(1, 2, 9))})
+    found = Results(own, {c: n for c, n in results.found.items() if c.seed in own.seeds_of("d")})
+    assert found.seeds("d", "default") == [1, 2]
+    assert {row["seed"] for row in found.rows()} == {1, 2, 9}
+    text = document(found, findings(found))
+    assert " Seeds: 1, 2, 9." in text
+    assert "| 2 of 3 |" in text
+    assert " Seeds: 0, 1, 2." in document(results, findings(results))
 
 
 def test_best_two_stage_goes_by_validation_and_by_finished_cells() -> None:

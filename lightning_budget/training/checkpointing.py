@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch.distributed as dist
 from lightning.fabric.plugins import CheckpointIO
@@ -25,6 +25,7 @@ from lightning_budget.training.checkpoint import (
     sizes,
 )
 from lightning_budget.training.checkpoint_io import AtomicCheckpointIO
+from lightning_budget.training.host_groups import host_group
 from lightning_budget.training.sharded_checkpoint import (
     FUSED,
     STATE,
@@ -76,8 +77,7 @@ class ShardCheckpointing(DDPStrategy):
 
     def setup_environment(self) -> None:
         super().setup_environment()
-        if self._gloo is None:
-            self._gloo = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        self._gloo = host_group("checkpoints")
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:

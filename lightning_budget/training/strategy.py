@@ -30,6 +30,7 @@ from lightning_budget.training import watchdog
 from lightning_budget.training.checkpointing import ShardCheckpointing
 from lightning_budget.training.even_batches import even_batches
 from lightning_budget.training.given_rows import refuse_cached_tables
+from lightning_budget.training.host_groups import host_group
 from lightning_budget.training.optimizers import check_runs_on
 from lightning_budget.training.pipeline import pipelined
 from lightning_budget.training.plan import (
@@ -116,8 +117,7 @@ class TorchRecStrategy(ShardCheckpointing):
 
     def setup_environment(self) -> None:
         super().setup_environment()
-        if self._batches_group is None:
-            self._batches_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=self._timeout))
+        self._batches_group = host_group("batches", self._timeout)
         watchdog.watch(self._cpu_group, self.num_nodes)
 
     def process_dataloader(self, dataloader: object) -> object:

@@ -192,3 +192,18 @@ def test_weights_decay_and_biases_and_linear_parts_do_not(tmp_path: Path) -> Non
     optimizer.step()
     torch.testing.assert_close(weight, before[0] * (1 - 0.1 * 0.5))
     torch.testing.assert_close(bias, before[1])
+
+
+def _gloo_threads() -> int:
+    return sum("gloo" in (task / "comm").read_text() for task in Path("/proc/self/task").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+def test_a_second_training_in_the_process_leaves_no_threads_behind(tmp_path: Path) -> None:
+    data = small_data()
+    counts = []
+    for _ in range(2):
+        small_trainer(tmp_path, max_epochs=1).fit(small_module(data), data)
+        counts.append(_gloo_threads())
+    assert counts[0] > 0
+    assert counts[0] == counts[1]

@@ -32,7 +32,7 @@ from lightning_budget.campaign import Campaign
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.md"
 NOISE: dict[str, dict[str, Any]] = {"default": {}, "noisy": {"purchase_logit": -2.2, "spend_sigma": 0.8}}
-TARNET = ("model=tarnet", "objective.weight=1")
+TARNET = ("model=tarnet", "objective.weight=1", "objective.prior_rows=0")
 LEVELS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "default": (NOISE["default"], ()),
     "noisy": (NOISE["noisy"], ()),

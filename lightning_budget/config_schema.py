@@ -72,6 +72,7 @@ EstimatorConfig = _estimator_config()
 class ObjectiveConfig:
     enabled: bool = True
     weight: float = 1.0
+    prior_rows: float = 0.0
     warm_start_epochs: int = 2
     warm_start_ckpt: str | None = None
     ramp_epochs: float = 0.0

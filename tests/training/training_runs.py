@@ -38,6 +38,7 @@ SMALL = [
     "model.optimizer.embedding_lr=0.1",
     "objective.warm_start_epochs=1",
     "objective.weight=3",
+    "objective.prior_rows=0",
     "trainer.max_epochs=4",
     "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -17,6 +18,7 @@ from lightning_budget.losses.goal_state import GoalState
 from lightning_budget.table import RCTTable
 from lightning_budget.training.data import trial_data
 from lightning_budget.training.module import BudgetModule
+from lightning_budget.training.objective.credibility import paying_rows
 from lightning_budget.training.objective.gradients import gradient_angle
 from lightning_budget.training.objective.journal import log_numbers, logs_this_step, numbers_of, warn
 from lightning_budget.training.objective.progress import epochs_done, epochs_of_run
@@ -100,7 +102,7 @@ class BudgetObjective(L.Callback):
         self._at: tuple[int, int] | None = None  # epoch and step of the last refresh
         self._treatments: Tensor | None = None
         self._warned = False
-        self._epochs_done = 0.0
+        self._epochs_done, self._paying_rows = 0.0, math.inf
         self._module: BudgetModule | None = None
 
     @property
@@ -137,6 +139,7 @@ class BudgetObjective(L.Callback):
         if self.warm_start_ckpt is not None and not trainer.ckpt_path and trainer.global_step == 0:
             load_warm_start(self.warm_start_ckpt, trainer, pl_module)
         module, table = cast("BudgetModule", pl_module), trial_data(trainer).train
+        self._paying_rows = paying_rows(table)
         if self.state is not None:
             self.state = self.state.to(module.device, torch.float32)
         if self.outcome_model != "cross_fitted" or self.regularizer.form.weighting != "doubly_robust":
@@ -189,7 +192,7 @@ class BudgetObjective(L.Callback):
                 self._refresh_from_batch(batch, prediction, model, logs)
         state = self.state
         assert state is not None
-        weight = self.schedule.weight_at(self._epochs_done)
+        weight = self.schedule.weight_at(self._epochs_done, self._paying_rows)
         factor = self._width_factor(trainer)
         scale = weight / module.statistics.value_scale
 

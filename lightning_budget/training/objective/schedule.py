@@ -12,13 +12,16 @@ from lightning_budget.errors import InputError
 class Schedule:
     """A warm start without the goal, a linear ramp of its weight, and geometric annealing of its width.
 
-    With x epochs done, the warm start's W, T in all::
+    With x epochs done, the warm start's W, T in all, and n rows that paid, see
+    :func:`~lightning_budget.training.objective.credibility.paying_rows`::
 
-        weight(x) = weight · min(1, (x − W) / ramp_epochs)
+        weight(x) = weight · n / (n + prior_rows) · min(1, (x − W) / ramp_epochs)
         width factor(x) = width_start^(1 − u) · width_end^u,      u = (x − W) / (T − W)
 
     Attributes:
         weight: of the goal at full strength, in units of the value's scale.
+        prior_rows: n at which it has half its weight: of fewer its gradient is noise, and training goes back to
+            prediction alone. 0: the whole weight on any trial. Source: Bühlmann 1967, whose credibility factor it is.
         warm_start_epochs: epochs of prediction loss alone.
         ramp_epochs: over which the weight rises from 0; 0: at once.
         width_start, width_end: factors of the estimator's width (temperature, σ, h) at both ends.
@@ -28,6 +31,7 @@ class Schedule:
     """
 
     weight: float = 1.0
+    prior_rows: float = 0.0
     warm_start_epochs: int = 2
     ramp_epochs: float = 0.0
     width_start: float = 1.0
@@ -40,6 +44,8 @@ class Schedule:
             raise InputError(
                 f"objective.weight={self.weight}", "a number above 0", "use objective=none for two-stage training"
             )
+        if not 0 <= self.prior_rows < math.inf:
+            raise InputError(f"objective.prior_rows={self.prior_rows}", "0 or more", "0 gives the goal its whole weight")
         if not 0 <= self.ramp_epochs < math.inf:
             raise InputError(f"objective.ramp_epochs={self.ramp_epochs}", "0 or more", "0 ramps nothing")
         for name in ("width_start", "width_end"):
@@ -50,9 +56,14 @@ class Schedule:
         """Whether the goal is part of the loss in this epoch."""
         return epoch >= self.warm_start_epochs
 
-    def weight_at(self, epochs_done: float) -> float:
+    def weight_at(self, epochs_done: float, paying_rows: float = math.inf) -> float:
         since = epochs_done - self.warm_start_epochs
-        return self.weight if since >= self.ramp_epochs else self.weight * max(0.0, since) / self.ramp_epochs
+        ramp = 1.0 if since >= self.ramp_epochs else max(0.0, since) / self.ramp_epochs
+        return self.weight * self.credibility(paying_rows) * ramp
+
+    def credibility(self, paying_rows: float) -> float:
+        """Share of its weight that the goal has on a trial, between 0 and 1."""
+        return 1.0 if self.prior_rows == 0 or paying_rows == math.inf else paying_rows / (paying_rows + self.prior_rows)
 
     def width_at(self, epochs_done: float, epochs: float) -> float:
         """Args: epochs: T, of the run; infinite where it has no end, and nothing is annealed then."""

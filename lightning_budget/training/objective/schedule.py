@@ -20,22 +20,22 @@ class Schedule:
 
     Attributes:
         weight: of the goal at full strength, in units of the value's scale.
-        prior_rows: n at which it has half its weight: of fewer its gradient is noise, and training goes back to
-            prediction alone. 0: the whole weight on any trial. Source: Bühlmann 1967, whose credibility factor it is.
         warm_start_epochs: epochs of prediction loss alone.
         ramp_epochs: over which the weight rises from 0; 0: at once.
         width_start, width_end: factors of the estimator's width (temperature, σ, h) at both ends.
+        prior_rows: n at which the goal has half its weight: of few rows its gradient is noise, and prediction alone
+            trains. 0: the whole weight on any trial. Source: Bühlmann 1967, whose credibility factor n / (n + k) it is.
 
     Raises:
         InputError: for numbers out of range.
     """
 
     weight: float = 1.0
-    prior_rows: float = 0.0
     warm_start_epochs: int = 2
     ramp_epochs: float = 0.0
     width_start: float = 1.0
     width_end: float = 1.0
+    prior_rows: float = 0.0
 
     def __post_init__(self) -> None:
         if self.warm_start_epochs < 0:
@@ -45,7 +45,9 @@ class Schedule:
                 f"objective.weight={self.weight}", "a number above 0", "use objective=none for two-stage training"
             )
         if not 0 <= self.prior_rows < math.inf:
-            raise InputError(f"objective.prior_rows={self.prior_rows}", "0 or more", "0 gives the goal its whole weight")
+            raise InputError(
+                f"objective.prior_rows={self.prior_rows}", "0 or more", "0 gives the goal its whole weight"
+            )
         if not 0 <= self.ramp_epochs < math.inf:
             raise InputError(f"objective.ramp_epochs={self.ramp_epochs}", "0 or more", "0 ramps nothing")
         for name in ("width_start", "width_end"):

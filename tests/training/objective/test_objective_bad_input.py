@@ -79,6 +79,7 @@ def test_refused_before_anything_is_written(
         ({"entropy": 2.0}, "objective.entropy=2"),
         ({"momentum": 1.0}, "objective.momentum=1"),
         ({"ramp_epochs": -1.0}, "objective.ramp_epochs=-1"),
+        ({"prior_rows": -1.0}, "objective.prior_rows=-1"),
         ({"width_start": 0.0}, "objective.width_start=0"),
         ({"refresh_every_n_steps": 0}, "objective.refresh_every_n_steps=0"),
         ({"budgets": [0.1, 0]}, "objective.budgets=0; allowed: finite numbers above 0"),
@@ -112,6 +113,7 @@ def test_what_is_built_is_what_was_asked_for() -> None:
     asked = {
         **{"form": "primal", "cost_term": "mu", "weighting": "hajek", "baseline": "centred", "entropy": 0.5},
         **{"weight": 3.0, "warm_start_epochs": 1, "ramp_epochs": 0.5, "width_start": 2.0, "width_end": 0.5},
+        "prior_rows": 700.0,
         **{"source": "running", "momentum": 0.9, "refresh_every_n_steps": None, "outcome_model": "cross_fitted"},
         **{"budgets": [1.5, 2], "budget_unit": "currency", "multipliers": None, "width_unit": "value"},
     }
@@ -120,7 +122,7 @@ def test_what_is_built_is_what_was_asked_for() -> None:
     assert found is not build()
     assert found.regularizer.form == GoalForm("primal", "mu", "hajek", "centred", 0.5, "value")
     assert (found.regularizer.estimator.width, found.regularizer.estimator.evaluations_per_step) == (0.7, 32)
-    assert found.schedule == Schedule(3.0, 1, 0.5, 2.0, 0.5)
+    assert found.schedule == Schedule(3.0, 1, 0.5, 2.0, 0.5, 700.0)
     assert found.source == Source("running", None, 0.9)
     assert found.targets == Targets(FixedBudgets((1.5, 2.0), "currency"))
     assert found.outcome_model == "cross_fitted"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from lightning_budget.table import RCTTable
+
+PIECE = 1 << 20
+"""Rows that are summed at a time."""
 
 
 def paying_rows(table: RCTTable) -> float:
@@ -17,6 +22,13 @@ def paying_rows(table: RCTTable) -> float:
     Args:
         table: N rows, the training split.
     """
-    paid = table.value.double().abs() if table.weight is None else (table.value.double() * table.weight).abs()
-    squares = float(paid.square().sum())
-    return float(paid.sum()) ** 2 / squares if squares > 0 else 0.0
+    total = squares = 0.0
+    # Piece by piece: a float64 copy of the whole column is not for large trials.
+    for first in range(0, len(table.value), PIECE):
+        rows = slice(first, first + PIECE)
+        paid = table.value[rows].double().abs()
+        if table.weight is not None:
+            paid *= table.weight[rows]
+        total += float(paid.sum())
+        squares += float(torch.dot(paid, paid))
+    return total**2 / squares if squares > 0 else 0.0

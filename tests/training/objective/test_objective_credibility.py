@@ -55,3 +55,10 @@ def test_a_run_has_the_weight_of_its_training_split(tmp_path: Path) -> None:
     weight = fit(tmp_path, objective(schedule=schedule)).notes.of("weight")
     assert min(weight) == EPOCH
     assert list(weight.values()) == pytest.approx([2.0 * n / (n + 300.0)] * len(weight))
+
+
+def test_millions_of_rows_add_up() -> None:
+    value = torch.empty(3_000_000).exponential_(generator=torch.Generator().manual_seed(1)).pow(2)
+    exact = float(value.double().sum()) ** 2 / float(value.double().square().sum())
+    table = replace(random_table(1, seed=0), value=value)
+    assert paying_rows(table) == pytest.approx(exact, rel=1e-9)

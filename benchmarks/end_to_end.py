@@ -28,6 +28,7 @@ import torch
 
 from lightning_budget.atomic import atomic_path
 from lightning_budget.campaign import Campaign
+from lightning_budget.cli.composed import compose_config, fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.md"
@@ -163,6 +164,8 @@ def run_level(name: str, seeds: range, runs: Path, overrides: list[str]) -> Leve
     lines += ["| seed | control | uniform | two-stage | end-to-end | oracle | difference |", "|---" * 7 + "|"]
     print("\n".join(lines), flush=True)
     by_budget, gaps, fractions = [], [], []
+    # Seeds that ran with other settings, such as earlier defaults, are other runs.
+    runs /= fingerprint(compose_config("train", overrides))
     for seed in seeds:
         report = run_seed(seed, (runs / f"seed{seed}").absolute(), overrides)
         fractions = report["fractions"]

@@ -17,7 +17,8 @@ class TrialData(Protocol):
     Attributes:
         statistics: of the whole training split.
         train: its rows, on which the goal is measured, or a random sample of its users with all their rows where it is
-            larger than memory; an attribute ``train_is_sample`` is then true. Steps see all rows all the same.
+            larger than memory; an attribute ``train_is_sample`` is then true, and ``rows`` has the splits' sizes by name.
+            Steps see all rows all the same.
         val, test: likewise.
     """
 

@@ -1,18 +1,20 @@
 """Process groups on the host that one training after another in a process shares.
 
-A gloo group holds threads that wake up as long as it lives, and nothing ends it before the process ends: hundreds of
-trainings in one process, each with groups of its own, would leave its processors to them.
+A gloo group holds threads that wake up as long as it lives, and torch keeps it until ``destroy_process_group``:
+hundreds of trainings in one process, each with groups of its own, would leave its processors to them.
 """
 
 from __future__ import annotations
 
+import weakref
 from datetime import timedelta
 from typing import cast
 
 import torch.distributed as dist
 
-_kept: dict[tuple[str, timedelta | None], dist.ProcessGroup] = {}
-_of: dist.ProcessGroup | None = None
+# Weakly: torch owns groups, and ends their threads with the last reference.
+_kept: weakref.WeakValueDictionary[tuple[str, timedelta | None], dist.ProcessGroup] = weakref.WeakValueDictionary()
+_of: weakref.ref[dist.ProcessGroup] | None = None
 
 
 def host_group(purpose: str, timeout: timedelta | None = None) -> dist.ProcessGroup:
@@ -25,9 +27,10 @@ def host_group(purpose: str, timeout: timedelta | None = None) -> dist.ProcessGr
         timeout: of its collectives; ``None``: as torch has it.
     """
     global _of
-    if _of is not dist.group.WORLD:
+    world = cast(dist.ProcessGroup, dist.group.WORLD)
+    if _of is None or _of() is not world:
         _kept.clear()
-        _of = dist.group.WORLD
-    if (purpose, timeout) not in _kept:
-        _kept[purpose, timeout] = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
-    return _kept[purpose, timeout]
+        _of = weakref.ref(world)
+    if (group := _kept.get((purpose, timeout))) is None:
+        group = _kept[purpose, timeout] = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+    return group

@@ -111,7 +111,8 @@ def test_a_data_set_with_seeds_of_its_own_shows_those_alone() -> None:
     text = document(found, findings(found))
     assert " Seeds: 1, 2, 9." in text
     assert "| 2 of 3 |" in text
-    assert " Seeds: 0, 1, 2." in document(results, findings(results))
+    assert text.count("Seeds: ") == 2
+    assert document(results, findings(results)).count("Seeds: ") == 1, "the suite's, once"
 
 
 def test_best_two_stage_goes_by_validation_and_by_finished_cells() -> None:

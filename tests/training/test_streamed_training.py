@@ -18,6 +18,7 @@ from lightning_budget.errors import InputError
 from lightning_budget.estimators.softmax import Softmax
 from lightning_budget.losses.budget_regularizer import BudgetRegularizer, GoalForm
 from lightning_budget.training.callbacks import BudgetObjective
+from lightning_budget.training.objective.credibility import paying_rows, paying_rows_of
 
 
 class CutOffError(Exception):
@@ -98,3 +99,11 @@ def test_folds_of_rows_that_are_not_in_memory(tmp_path: Path, trial: Path) -> No
     )
     with pytest.raises(InputError, match=r"cross_fitted with .* rows in memory of a larger training split"):
         small_trainer(tmp_path, [objective], limit_val_batches=0).fit(small_module(data), data)
+
+
+def test_paying_rows_are_those_of_the_whole_split(trial: Path) -> None:
+    sample, whole = (streamed(trial, sample_rows=rows) for rows in (100, 1_000))
+    assert sample.train_is_sample
+    assert not whole.train_is_sample
+    assert paying_rows_of(sample) == pytest.approx(paying_rows_of(whole), rel=0.2)
+    assert paying_rows(sample.train) < paying_rows(whole.train) / 2

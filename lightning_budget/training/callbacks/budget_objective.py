@@ -18,7 +18,7 @@ from lightning_budget.losses.goal_state import GoalState
 from lightning_budget.table import RCTTable
 from lightning_budget.training.data import trial_data
 from lightning_budget.training.module import BudgetModule
-from lightning_budget.training.objective.credibility import paying_rows
+from lightning_budget.training.objective.credibility import paying_rows_of
 from lightning_budget.training.objective.gradients import gradient_angle
 from lightning_budget.training.objective.journal import log_numbers, logs_this_step, numbers_of, warn
 from lightning_budget.training.objective.progress import epochs_done, epochs_of_run
@@ -139,7 +139,7 @@ class BudgetObjective(L.Callback):
         if self.warm_start_ckpt is not None and not trainer.ckpt_path and trainer.global_step == 0:
             load_warm_start(self.warm_start_ckpt, trainer, pl_module)
         module, table = cast("BudgetModule", pl_module), trial_data(trainer).train
-        self._paying_rows = paying_rows(table)
+        self._paying_rows = paying_rows_of(trial_data(trainer))
         if self.state is not None:
             self.state = self.state.to(module.device, torch.float32)
         if self.outcome_model != "cross_fitted" or self.regularizer.form.weighting != "doubly_robust":

@@ -5,9 +5,18 @@ from __future__ import annotations
 import torch
 
 from lightning_budget.table import RCTTable
+from lightning_budget.training.data import TrialData
 
 PIECE = 1 << 20
 """Rows that are summed at a time."""
+
+
+def paying_rows_of(data: TrialData) -> float:
+    """Effective number of paying rows of the training split, estimated where a sample of its users is in memory."""
+    n = paying_rows(data.train)
+    if getattr(data, "train_is_sample", False):
+        n *= data.rows["train"] / len(data.train)  # type: ignore[attr-defined]  # such data have it
+    return n
 
 
 def paying_rows(table: RCTTable) -> float:
@@ -20,7 +29,7 @@ def paying_rows(table: RCTTable) -> float:
     The number of buyers where all buy alike; fewer where a few pay most. Source: Kish 1965, of weights w |v|.
 
     Args:
-        table: N rows, the training split.
+        table: N rows.
     """
     total = squares = 0.0
     # Piece by piece: a float64 copy of the whole column is not for large trials.

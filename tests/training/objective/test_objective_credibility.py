@@ -10,6 +10,8 @@ import torch
 from objective_runs import EPOCH, fit, objective
 from training_runs import small_data
 
+from lightning_budget.cli import config_dir
+from lightning_budget.cli.composed import compose_config
 from lightning_budget.table import RCTTable
 from lightning_budget.training.objective.credibility import paying_rows
 from lightning_budget.training.objective.schedule import Schedule
@@ -62,3 +64,18 @@ def test_millions_of_rows_add_up() -> None:
     exact = float(value.double().sum()) ** 2 / float(value.double().square().sum())
     table = replace(random_table(1, seed=0), value=value)
     assert paying_rows(table) == pytest.approx(exact, rel=1e-9)
+
+
+PRESETS = sorted(path.stem for path in (config_dir() / "objective").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_published_presets_keep_the_whole_weight(preset: str) -> None:
+    found = compose_config("train", [f"objective={preset}"]).objective
+    if preset != "none":
+        assert found.prior_rows == (10_000 if preset == "default" else 0)
+
+
+def test_the_ablation_of_the_learner_has_the_whole_weight() -> None:
+    assert compose_config("train", ["method=tarnet_goal"]).objective.prior_rows == 0
+    assert compose_config("train", ["method=default"]).objective.prior_rows == 10_000

@@ -17,7 +17,7 @@ class TrialData(Protocol):
     Attributes:
         statistics: of the whole training split.
         train: its rows, on which the goal is measured, or a random sample of its users with all their rows where it is
-            larger than memory; an attribute ``train_is_sample`` is then true, and ``rows`` has the splits' sizes by name.
+            larger than memory; an attribute ``train_is_sample`` is then true, and ``rows`` has the size of each split.
             Steps see all rows all the same.
         val, test: likewise.
     """

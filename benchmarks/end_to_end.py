@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,8 @@ from typing import Any
 import torch
 
 from lightning_budget.atomic import atomic_path
+from lightning_budget.benchmark.paired import interval
+from lightning_budget.benchmark.results import mean
 from lightning_budget.campaign import Campaign
 from lightning_budget.cli.composed import compose_config, fingerprint
 
@@ -43,27 +43,8 @@ LEVELS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 """Arguments of the campaign, and overrides of the training."""
 SHORT = "falls short, the interval does not lie above zero"
 METHODS = ("control", "uniform", "two_stage", "end_to_end", "oracle")
-# 97.5 % quantiles of Student's t by degrees of freedom.
 CLAIM = range(400, 416)
 """Seeds that nobody had looked at when the settings were decided."""
-
-T = {
-    1: 12.706,
-    2: 4.303,
-    3: 3.182,
-    4: 2.776,
-    5: 2.571,
-    6: 2.447,
-    7: 2.365,
-    8: 2.306,
-    9: 2.262,
-    10: 2.228,
-    11: 2.201,
-    12: 2.179,
-    13: 2.160,
-    14: 2.145,
-    15: 2.131,
-}
 
 
 @dataclass(frozen=True)
@@ -128,18 +109,6 @@ def true_values(report: dict[str, Any], method: str) -> list[float]:
     return [row["true_value"] for row in report["rows"] if row["method"] == method]
 
 
-def mean(x: Sequence[float]) -> float:
-    return sum(x) / len(x)
-
-
-def interval(differences: list[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % t interval."""
-    n, centre = len(differences), mean(differences)
-    sd = math.sqrt(sum((d - centre) ** 2 for d in differences) / (n - 1))
-    half = T[n - 1] * sd / math.sqrt(n)
-    return centre, centre - half, centre + half
-
-
 def describe(setting: dict[str, Any], seeds: range) -> str:
     """Share of exposures that end in a purchase, and spread of spend, as the campaign draws them."""
     everyone, control = [], []
@@ -175,7 +144,8 @@ def run_level(name: str, seeds: range, runs: Path, overrides: list[str]) -> Leve
         cells = [f"{mean(v):.4f}" for v in value.values()]
         lines.append(f"| {seed} | {' | '.join(cells)} | {mean(by_budget[-1]):+.4f} |")
         print(lines[-1], flush=True)
-    centre, low, high = interval([mean(d) for d in by_budget])
+    differences = [mean(d) for d in by_budget]
+    centre, (low, high) = mean(differences), interval(differences)
     figure = f"{centre:+.4f} (95 % t interval {low:+.4f} … {high:+.4f}, {len(seeds)} seeds)"
     parts = ", ".join(f"{f:.0%}: {mean([d[i] for d in by_budget]):+.4f}" for i, f in enumerate(fractions))
     summary = (

@@ -85,8 +85,9 @@ def data_set(name: str, entry: Mapping[str, Any], quick: bool, own_seeds: bool =
     )
 
 
-def _check_seeds(seeds: Sequence[int], key: str) -> None:
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+def _check_seeds(seeds: Any, key: str) -> None:
+    numbers = isinstance(seeds, list) and all(isinstance(s, int) for s in seeds)
+    if not numbers or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError(f"{key}={seeds}", "at least one, each once and at least 0", f"{key}=[0,1,2,3,4]")
 
 

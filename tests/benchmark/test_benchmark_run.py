@@ -310,9 +310,10 @@ def test_small_files_have_seeds_of_their_own_unless_seeds_are_named(tmp_path: Pa
     for other in ({"preset": "quick"}, {"seeds": [3]}):
         named = suite_of({**config, **other}, methods)
         assert named.seeds_of("karlan_list") == named.seeds_of("campaign") == named.seeds
-    config["catalogue"]["karlan_list"]["seeds"] = [7, 7]
-    with pytest.raises(InputError, match=r"catalogue\.karlan_list\.seeds"):
-        suite_of(config, methods)
+    for bad in ([7, 7], 20, [], ["one"]):
+        config["catalogue"]["karlan_list"]["seeds"] = bad
+        with pytest.raises(InputError, match=r"catalogue\.karlan_list\.seeds"):
+            suite_of(config, methods)
 
 
 _CONFIG: dict[str, Any] = {}

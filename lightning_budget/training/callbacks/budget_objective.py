@@ -138,13 +138,15 @@ class BudgetObjective(L.Callback):
         """
         if self.warm_start_ckpt is not None and not trainer.ckpt_path and trainer.global_step == 0:
             load_warm_start(self.warm_start_ckpt, trainer, pl_module)
-        module, table = cast("BudgetModule", pl_module), trial_data(trainer).train
-        self._paying_rows = paying_rows_of(trial_data(trainer))
+        module, data = cast("BudgetModule", pl_module), trial_data(trainer)
+        table = data.train
+        if self.schedule.prior_rows:
+            self._paying_rows = paying_rows_of(data)
         if self.state is not None:
             self.state = self.state.to(module.device, torch.float32)
         if self.outcome_model != "cross_fitted" or self.regularizer.form.weighting != "doubly_robust":
             return
-        if getattr(trial_data(trainer), "train_is_sample", False):
+        if getattr(data, "train_is_sample", False):
             raise InputError(
                 f"objective.outcome_model=cross_fitted with {len(table):,} rows in memory of a larger training split",
                 "own, or a training split in memory: the baseline has to know each row's fold",
